@@ -1,0 +1,61 @@
+# The targets read the environment variables that README.md lists: `make test SCHEMA_DIR=…` works as well as
+# `SCHEMA_DIR=… make test`.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The tests need no C compiler, and are the same program on a machine that has one.
+export CGO_ENABLED ?= 0
+
+# Packages to test, tests to run in them (a regular expression), further arguments of go test.
+PKG ?= ./...
+RUN ?=
+ARGS ?=
+# Benchmarks to run (a regular expression).
+BENCH ?= .
+
+# go test runs each package in its own folder: a relative path would mean another one there.
+absolute = $(if $($(1)),$(eval override $(1) := $(abspath $($(1)))))
+$(foreach variable,SCHEMA_DIR BASELINE_DUMP TEST_POSTGRES_BIN,$(call absolute,$(variable)))
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# -count=1: what a database answers is not part of the key of Go's test cache.
+# A test that was skipped, or a run without a test, proves nothing: both fail.
+gotest = go tool gotestsum --format pkgname --format-hide-empty-pkg \
+	--post-run-command='bash -c "((TESTS_TOTAL > 0 && TESTS_SKIPPED == 0)) || { echo no test ran, or one was skipped >&2; exit 1; }"' \
+	-- -count=1 $(if $(RUN),-run '$(RUN)') $(ARGS) $(PKG)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: ## run the tests; finds or installs a PostgreSQL server (MAJOR=18, PKG=./rls_test/..., RUN=, ARGS=)
+	@MAJOR='$(MAJOR)' .ci/with-postgres $(gotest)
+
+.PHONY: test-container
+test-container: ## run the tests on PostgreSQL in a container (PKG=, RUN=, ARGS=)
+	@.ci/with-container $(gotest)
+
+.PHONY: bench
+bench: ## run the benchmarks (PERF_ROWS=1000000, BENCH=, ARGS=-benchtime=10x)
+	@MAJOR='$(MAJOR)' .ci/with-postgres go test -run '^$$' -bench '$(BENCH)' $(ARGS) ./perf_test/...
+
+.PHONY: db
+db: ## make a database to look around in, and print its URL
+	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
+	@go vet ./...
+	@go run $(STATICCHECK) ./...
+	@command -v shellcheck >/dev/null || { echo 'install shellcheck, for the scripts in .ci' >&2; exit 1; }
+	@shellcheck .ci/*
+	@go mod tidy -diff || { echo 'run go mod tidy' >&2; exit 1; }
+
+.PHONY: ci
+ci: ## run all that CI runs; on Debian as root, installs what it needs
+	@.ci/run

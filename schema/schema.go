@@ -1,0 +1,200 @@
+// Package schema is what ships to production: the SQL files of the hierarchical
+// multi-tenancy rollout, embedded, in the order in which they run.
+//
+// The set of files is closed: every name below is known here, and a folder given
+// in SCHEMA_DIR may replace any of them (it is laid out like this one) but may
+// hold no other *.sql file, so that a misspelt name is an error and never a file
+// that silently does not run.
+package schema
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Phase is a state of the database: [Legacy] is production before the rollout,
+// Phase1 … Phase4 are the checklist's phases, each one including those before it.
+type Phase int
+
+// The phases in order. A [Phase]'s migration takes the database from the phase
+// before it; its rollback takes it back there.
+const (
+	Legacy Phase = iota
+	Phase1       // expand: columns, enums, keep-in-step triggers
+	Phase2       // backfill: hierarchy, slugs, owners, scopes
+	Phase3       // contract: constraints, indexes, functions, statistics
+	Phase4       // row level security and audit
+)
+
+// Phases lists the phases that have a migration, in order.
+func Phases() []Phase { return []Phase{Phase1, Phase2, Phase3, Phase4} }
+
+// String returns "legacy", "phase1", … "phase4".
+func (p Phase) String() string {
+	if p == Legacy {
+		return "legacy"
+	}
+	return fmt.Sprintf("phase%d", int(p))
+}
+
+// ParsePhase is the inverse of [Phase.String].
+func ParsePhase(s string) (Phase, error) {
+	for p := Legacy; p <= Phase4; p++ {
+		if s == p.String() {
+			return p, nil
+		}
+	}
+	return Legacy, fmt.Errorf("unknown phase %q: want one of legacy, phase1, phase2, phase3, phase4", s)
+}
+
+// DirVariable names the environment variable that holds a folder laid out like
+// schema/, whose files are used instead of the embedded ones of the same name.
+const DirVariable = "SCHEMA_DIR"
+
+// File is one SQL file.
+type File struct {
+	Path   string // relative to schema/, with forward slashes
+	Origin string // where its text came from, for error messages: "schema/<path>", or the path below SCHEMA_DIR
+	SQL    string
+}
+
+//go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql verify/*.sql
+var embedded embed.FS
+
+const (
+	rolesPath    = "cluster/roles.sql"
+	baselinePath = "legacy/baseline.sql"
+)
+
+func migrationPath(p Phase) string {
+	return fmt.Sprintf("migrations/20251126_%03d_hierarchical_multitenancy_phase%d.sql", int(p), int(p))
+}
+
+func rollbackPath(p Phase) string {
+	return fmt.Sprintf("rollbacks/20251126_%03d_hierarchical_multitenancy_phase%d_rollback.sql", int(p), int(p))
+}
+
+// Roles returns the API roles' file, the only one that touches roles. Roles are
+// cluster-wide: it is idempotent and runs once per server, not per database.
+func Roles() (File, error) { return read(rolesPath) }
+
+// Baseline returns the stand-in for the production database before phase 1.
+func Baseline() (File, error) { return read(baselinePath) }
+
+// Migration returns the file that takes the database from the phase before p to p.
+func Migration(p Phase) (File, error) {
+	if p < Phase1 || p > Phase4 {
+		return File{}, fmt.Errorf("%s has no migration: want phase1 … phase4", p)
+	}
+	return read(migrationPath(p))
+}
+
+// Rollback returns the file that takes the database from p to the phase before it.
+func Rollback(p Phase) (File, error) {
+	if p < Phase1 || p > Phase4 {
+		return File{}, fmt.Errorf("%s has no rollback: want phase1 … phase4", p)
+	}
+	return read(rollbackPath(p))
+}
+
+// Verification returns a file of read-only verification queries by its stem:
+// "preflight", "phase1" … "phase4" or "monitoring".
+func Verification(stem string) (File, error) { return read("verify/" + stem + ".sql") }
+
+// Hash identifies the text of everything that leads from an empty database to p:
+// the roles, the baseline and the migrations up to p. It is the hexadecimal
+// SHA-256, so two databases built from files of the same hash are built alike.
+func Hash(p Phase) (string, error) {
+	files := []string{rolesPath, baselinePath}
+	for _, q := range Phases() {
+		if q <= p {
+			files = append(files, migrationPath(q))
+		}
+	}
+	sum := sha256.New()
+	for _, path := range files {
+		f, err := read(path)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(sum, "%s %d\n%s", f.Path, len(f.SQL), f.SQL)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// read returns the file at path from SCHEMA_DIR if it is there, else the embedded one.
+func read(path string) (File, error) {
+	if dir := os.Getenv(DirVariable); dir != "" {
+		if err := checkOverlay(dir); err != nil {
+			return File{}, fmt.Errorf("%s=%s: %w", DirVariable, dir, err)
+		}
+		name := filepath.Join(dir, filepath.FromSlash(path))
+		sql, err := os.ReadFile(name)
+		if err == nil {
+			return File{Path: path, Origin: name, SQL: string(sql)}, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return File{}, fmt.Errorf("read schema file: %w", err)
+		}
+	}
+	sql, err := embedded.ReadFile(path)
+	if err != nil {
+		return File{}, fmt.Errorf("no schema file %q: known are %s", path, strings.Join(known(), ", "))
+	}
+	return File{Path: path, Origin: "schema/" + path, SQL: string(sql)}, nil
+}
+
+// checkOverlay refuses a folder that would not do what its owner thinks: one
+// that is missing, relative (go test changes the working directory), holds none
+// of our files, or holds a *.sql file that nothing would run.
+func checkOverlay(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return errors.New("the folder must be given as an absolute path")
+	}
+	names, found := known(), 0
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() || filepath.Ext(name) != ".sql" {
+			return nil
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(names, filepath.ToSlash(rel)) {
+			return fmt.Errorf("%s is none of the files that run: %s", rel, strings.Join(names, ", "))
+		}
+		found++
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if found == 0 {
+		return fmt.Errorf("holds none of the files that run: %s", strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// known lists the embedded files.
+func known() []string {
+	var names []string
+	// The embedded file system cannot fail to be walked.
+	_ = fs.WalkDir(embedded, ".", func(name string, d fs.DirEntry, _ error) error {
+		if !d.IsDir() {
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names
+}
