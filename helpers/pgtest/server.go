@@ -1,0 +1,166 @@
+package pgtest
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/vital-health/tenancy/helpers/script"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// oldest is the oldest PostgreSQL major version that the migrations support.
+const oldest = 15
+
+// password is that of the test roles, on throw-away servers and others: they may
+// log in, and may read nothing but the databases that this package makes.
+const password = "tenancy"
+
+// server is the one server of this process.
+type server struct {
+	superuser url.URL       // of the maintenance database
+	admin     *pgxpool.Pool // as superuser, on the maintenance database
+	owned     *ownership
+	version   int // server_version_num
+}
+
+// shared returns the process's server, found and prepared at the first call.
+var shared = sync.OnceValues(func() (*server, error) {
+	ctx := context.Background()
+	base, err := discover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return prepare(ctx, base)
+})
+
+// discover returns a superuser's URL of the first server there is.
+func discover(ctx context.Context) (string, error) {
+	if given := os.Getenv(URLVariable); given != "" {
+		return given, nil
+	}
+	starters := []struct {
+		kind  string
+		start func(context.Context) (string, error)
+	}{{"container", startContainer}, {"local", startLocal}}
+
+	wanted := os.Getenv(KindVariable)
+	var tried []string
+	for _, s := range starters {
+		if wanted != "" && wanted != s.kind {
+			continue
+		}
+		found, err := s.start(ctx)
+		if err == nil {
+			return found, nil
+		}
+		tried = append(tried, fmt.Sprintf("  %s: %s", s.kind, err))
+	}
+	if len(tried) == 0 {
+		return "", fmt.Errorf("%s=%s: want container or local", KindVariable, wanted)
+	}
+	return "", fmt.Errorf("no PostgreSQL server for the tests; tried\n%s\nAny of these will do: start Docker; install PostgreSQL %d or later; "+
+		"%s=<folder that holds initdb and postgres>; %s=postgres://<superuser>:<password>@<host>/postgres",
+		strings.Join(tried, "\n"), oldest, BinVariable, URLVariable)
+}
+
+// prepare connects to the server, refuses one that cannot serve, makes the roles
+// and sweeps what killed processes left behind.
+func prepare(ctx context.Context, base string) (_ *server, err error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, fmt.Errorf("parse the server's URL: %w", errors.Unwrap(err)) // the outer error repeats the URL, and its password
+	}
+	cfg, err := pgxpool.ParseConfig(base)
+	if err != nil {
+		return nil, fmt.Errorf("parse the server's URL: %w", err)
+	}
+	admin, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the server at %s: %w", u.Redacted(), err)
+	}
+	s := &server{superuser: *u, admin: admin}
+	defer func() {
+		if err != nil {
+			admin.Close()
+		}
+	}()
+
+	var super bool
+	err = admin.QueryRow(ctx, `select current_setting('server_version_num')::int, rolsuper from pg_roles where rolname = current_user`).
+		Scan(&s.version, &super)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the server at %s: %w", u.Redacted(), err)
+	}
+	if s.version/10000 < oldest {
+		return nil, fmt.Errorf("the server at %s is PostgreSQL %d: the migrations need %d or later", u.Redacted(), s.version/10000, oldest)
+	}
+	if !super {
+		return nil, fmt.Errorf("the tests make roles with BYPASSRLS and databases, which takes a superuser; %s is none", cfg.ConnConfig.User)
+	}
+	if err := s.makeRoles(ctx); err != nil {
+		return nil, fmt.Errorf("make the roles: %w", err)
+	}
+	s.owned, err = newOwnership(ctx, cfg.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.sweep(ctx)
+}
+
+//go:embed roles.sql
+var testRoles string
+
+// makeRoles makes the API roles and the test roles. Roles belong to the cluster,
+// and two sessions that make them at once fail: hence the lock.
+func (s *server) makeRoles(ctx context.Context) error {
+	conn, err := script.Connect(ctx, s.admin.Config().ConnConfig)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, "select pg_advisory_lock(hashtext('tenancy.roles'))"); err != nil {
+		return err
+	}
+	roles, err := schema.Roles()
+	if err != nil {
+		return err
+	}
+	for _, f := range []schema.File{roles, {Path: "roles.sql", Origin: "helpers/pgtest/roles.sql", SQL: testRoles}} {
+		if _, err := script.Run(ctx, conn, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// url returns the URL of a database; role "" is the superuser.
+func (s *server) url(database, role string) string {
+	u := s.superuser
+	u.Path = "/" + database
+	if role != "" {
+		u.User = url.UserPassword(role, password)
+	}
+	return u.String()
+}
+
+// pool connects lazily.
+func (s *server) pool(ctx context.Context, database, role string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(s.url(database, role))
+	if err != nil {
+		return nil, err
+	}
+	cfg.MinConns = 0
+	return pgxpool.NewWithConfig(ctx, cfg)
+}
+
+// quote quotes an identifier.
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
