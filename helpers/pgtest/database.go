@@ -64,9 +64,6 @@ func (r recipe) template() string {
 	return templatePrefix + hex.EncodeToString(sum.Sum(nil))[:16]
 }
 
-// before is the recipe without its last step.
-func (r recipe) before() recipe { return recipe{steps: r.steps[:len(r.steps)-1]} }
-
 // create makes a database of one's own.
 func (s *server) create(ctx context.Context, r recipe) (*DB, error) {
 	template, err := s.template(ctx, r)
@@ -134,22 +131,23 @@ func (s *server) clone(ctx context.Context, name, template string) error {
 	return nil
 }
 
-// template returns the name of the recipe's template, built by whoever comes
+// template returns the name of the recipe's template, "" for an empty one, built by whoever comes
 // first; the others wait for it. It counts as complete once it is marked as a
 // template, which happens last: what is not marked is left over from a killed
 // build, and starts anew.
 func (s *server) template(ctx context.Context, r recipe) (name string, err error) {
+	if len(r.steps) == 0 {
+		return "", nil
+	}
 	name = r.template()
 	const marked = `select exists (select from pg_database where datname = $1 and datistemplate)`
 	var complete bool
 	if err := s.admin.QueryRow(ctx, marked, name).Scan(&complete); err != nil || complete {
 		return name, err
 	}
-	before := ""
-	if len(r.steps) > 1 {
-		if before, err = s.template(ctx, r.before()); err != nil {
-			return "", err
-		}
+	before, err := s.template(ctx, recipe{steps: r.steps[:len(r.steps)-1]})
+	if err != nil {
+		return "", err
 	}
 
 	// A session of its own holds the lock: the pool's connections are for everybody.

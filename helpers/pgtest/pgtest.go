@@ -63,6 +63,20 @@ type DB struct {
 func New(t testing.TB, phase schema.Phase, seeds ...Seed) *DB {
 	t.Helper()
 	db, err := Create(t.Context(), phase, seeds...)
+	return db.forTest(t, err)
+}
+
+// Empty returns a database with nothing in it.
+func Empty(t testing.TB) *DB {
+	t.Helper()
+	s, err := shared()
+	require.NoError(t, err)
+	db, err := s.create(t.Context(), recipe{})
+	return db.forTest(t, err)
+}
+
+func (db *DB) forTest(t testing.TB, err error) *DB {
+	t.Helper()
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if t.Failed() && os.Getenv(KeepVariable) != "" {

@@ -1,0 +1,1 @@
+select 'create table never (id int)' \gexec

@@ -1,0 +1,2 @@
+select 'create table never (id int)';
+\gexec

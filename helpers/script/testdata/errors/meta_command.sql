@@ -1,0 +1,3 @@
+create table never (id int);
+select '\d is text here';
+\d never

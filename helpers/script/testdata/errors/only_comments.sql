@@ -1,0 +1,3 @@
+-- Phase 5 is still to be written.
+/* ; */
+;

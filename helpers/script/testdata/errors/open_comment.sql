@@ -1,0 +1,3 @@
+create table never (id int);
+/* one /* two */
+create table never2 (id int);

@@ -1,0 +1,2 @@
+create table never (id int);
+do $a$ begin null; end $b$;

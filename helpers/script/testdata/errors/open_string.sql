@@ -1,0 +1,3 @@
+create table never (id int);
+select 'it's';
+select 2;
