@@ -66,7 +66,7 @@ type File struct {
 	SQL    string
 }
 
-//go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql verify/*.sql
+//go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql
 var embedded embed.FS
 
 const (
@@ -104,10 +104,6 @@ func Rollback(p Phase) (File, error) {
 	}
 	return read(rollbackPath(p))
 }
-
-// Verification returns a file of read-only verification queries by its stem:
-// "preflight", "phase1" … "phase4" or "monitoring".
-func Verification(stem string) (File, error) { return read("verify/" + stem + ".sql") }
 
 // Hash identifies the text of everything that leads from an empty database to p:
 // the roles, the baseline and the migrations up to p. It is the hexadecimal

@@ -78,6 +78,10 @@ create table if not exists tenancy.added_column (
     primary key (table_name, column_name)
 );
 
+create table if not exists tenancy.added_type (
+    type_name text primary key
+);
+
 -- Which phases are complete.
 create table if not exists tenancy.completed_phase (
     phase integer primary key check (phase between 1 and 4),
@@ -104,6 +108,7 @@ begin
         if found is null then
             execute format('create type public.%I as enum (%s)', wanted.name,
                 (select string_agg(quote_literal(label), ', ') from unnest(wanted.labels) as label));
+            insert into tenancy.added_type values (wanted.name);
         elsif found <> wanted.labels then
             raise exception 'type public.% exists with the labels %, wanted are %', wanted.name, found, wanted.labels
                 using hint = 'Rename the other type before phase 1.';
@@ -207,7 +212,7 @@ begin
 end
 $$;
 
--- The default privileges of the database would let API roles call it and read the bookkeeping.
+-- PUBLIC may execute a new function unless it is said otherwise. Triggers fire without that right.
 revoke all on schema tenancy from public;
 revoke all on all functions in schema tenancy from public;
 

@@ -42,9 +42,11 @@ begin
         execute format('alter table public.%I %s', target.table_name, target.drops);
     end loop;
 
-    drop type public.organization_type;
-    drop type public.sharing_scope_type;
-    drop table tenancy.completed_phase, tenancy.added_column, tenancy.organization_mapping, tenancy.classified_table;
+    for target in select type_name from tenancy.added_type loop
+        execute format('drop type public.%I', target.type_name);
+    end loop;
+
+    drop table tenancy.completed_phase, tenancy.added_type, tenancy.added_column, tenancy.organization_mapping, tenancy.classified_table;
     drop function tenancy.keep_owner_in_step();
     drop schema tenancy;
 end

@@ -1,0 +1,61 @@
+package actor_test
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+func TestDo(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Legacy, fixtures.World())
+	type identity struct {
+		Role    string
+		Uid     *string
+		Claimed *string
+	}
+	whoami := func(t *testing.T, a actor.Actor) identity {
+		t.Helper()
+		var got identity
+		require.NoError(t, a.Do(t, db, func(tx pgx.Tx) error {
+			return tx.QueryRow(t.Context(), `select current_user::text, auth.uid()::text, auth.role()`).Scan(&got.Role, &got.Uid, &got.Claimed)
+		}))
+		return got
+	}
+	t.Run("a user has her role and claims in both conventions", func(t *testing.T) {
+		t.Parallel()
+		want := identity{"authenticated", &fixtures.Alice.ID, new("authenticated")}
+		require.Equal(t, want, whoami(t, actor.User(fixtures.Alice.ID)))
+		require.Equal(t, want, whoami(t, actor.User(fixtures.Alice.ID).WithOldClaims()))
+	})
+	t.Run("an anonymous caller is nobody", func(t *testing.T) {
+		t.Parallel()
+		require.Equal(t, identity{"anon", nil, new("anon")}, whoami(t, actor.Anonymous()))
+	})
+	t.Run("the backend is the service role", func(t *testing.T) {
+		t.Parallel()
+		require.Equal(t, identity{"service_role", nil, new("service_role")}, whoami(t, actor.Service()))
+	})
+	t.Run("what it writes is rolled back", func(t *testing.T) {
+		t.Parallel()
+		count := func(tx pgx.Tx) (n int, err error) {
+			err = tx.QueryRow(t.Context(), `select count(*) from public.prompts`).Scan(&n)
+			return n, err
+		}
+		for range 2 {
+			require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+				before, err := count(tx)
+				require.NoError(t, err)
+				require.Zero(t, before)
+				_, err = tx.Exec(t.Context(), `insert into public.prompts (name) values ('x')`)
+				return err
+			}))
+		}
+	})
+}
