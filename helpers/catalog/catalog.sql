@@ -162,7 +162,8 @@ fact (identity, definition) as (
             case when a.attstorage <> t.typstorage then 'storage ' || a.attstorage::text end,
             'compression ' || nullif(a.attcompression::text, ''),
             'statistics ' || nullif(a.attstattarget, -1),
-            'options ' || (select string_agg(o, ' ' order by o) from unnest(a.attoptions) as o)
+            'options ' || (select string_agg(o, ' ' order by o) from unnest(a.attoptions) as o
+                where not starts_with(o, 'pg_attver=')) -- bookkeeping of the server's own, since 15.20
         )
     from relation as r
     join pg_catalog.pg_attribute as a on a.attrelid = r.oid

@@ -264,9 +264,9 @@ func TestDiffSaysWhatChanged(t *testing.T) {
 		{"type: label", `alter type e add value 'z' before 'c'`, `
 - type public.e: owner me, enum 'a', 'c'
 + type public.e: owner me, enum 'a', 'z', 'c'`},
-		{"type: domain", `alter domain d set default 1; alter domain d set not null`, `
+		{"type: domain", `alter domain d set default 1`, `
 - type public.d: owner me, domain over integer
-+ type public.d: owner me, domain over integer not null default 1`},
++ type public.d: owner me, domain over integer default 1`},
 		{"statistics: target", `alter statistics st set statistics 5`, `
 - statistics public.st: CREATE STATISTICS public.st ON id, kind FROM public.t, owner me
 + statistics public.st: CREATE STATISTICS public.st ON id, kind FROM public.t, owner me, target 5`},
@@ -307,6 +307,18 @@ func TestDiffSaysWhatChanged(t *testing.T) {
 			require.Equal(t, strings.TrimPrefix(c.want, "\n"), strings.TrimSuffix(strings.Join(lines, "\n"), "\n"))
 		})
 	}
+}
+
+// Newer servers keep NOT NULL as a constraint besides.
+func TestDiffSaysWhatMayNotBeNull(t *testing.T) {
+	t.Parallel()
+	tx := begin(t, connect(t))
+	run(t, tx, things)
+	before := take(t, tx)
+	run(t, tx, `alter table t alter kind set not null; alter domain d set not null`)
+	got := catalog.Diff(before, take(t, tx))
+	require.Contains(t, got, "- column public.t.kind: public.e\n+ column public.t.kind: public.e not null\n")
+	require.Contains(t, got, "- type public.d: owner me, domain over integer\n+ type public.d: owner me, domain over integer not null\n")
 }
 
 func TestTakeIgnores(t *testing.T) {

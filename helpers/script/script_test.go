@@ -59,6 +59,7 @@ func TestSplit(t *testing.T) {
 	})
 	t.Run("syntax of no known grammar passes", func(t *testing.T) {
 		t.Parallel()
+		require.Len(t, split(t, "select 1); select 2;"), 2)
 		require.Len(t, split(t, "frobnicate table => ‹a› ?| #> 'b;' with (c; d); select 1;"), 2)
 	})
 }

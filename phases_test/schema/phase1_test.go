@@ -9,12 +9,14 @@ import (
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/actor"
 	"github.com/vital-health/tenancy/helpers/catalog"
+	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/schema"
 )
 
 func TestPhase1(t *testing.T) {
 	t.Parallel()
+	checklist.Proves(t, "phase-1/run-phase-1-migration-in-staging", "phase-1/verify-phase-1-completion")
 	t.Run("Columns", testColumns)
 	t.Run("Enums", testEnums)
 	t.Run("Existing rows", testExistingRows)
@@ -97,12 +99,25 @@ func testExistingRows(t *testing.T) {
 	})
 }
 
-// The old application's statements, unchanged: what its backend sends as
-// service_role, and what a signed-in user sends through the API.
 func testOldApplication(t *testing.T) {
 	t.Parallel()
-	backend, alice := actor.Service(), actor.User(fixtures.Alice.ID)
 	db := pgtest.New(t, schema.Phase1, fixtures.World())
+	oldApplicationWorks(t, db)
+	t.Run("shows everybody the agents that it showed before", func(t *testing.T) {
+		legacy := pgtest.New(t, schema.Legacy, fixtures.World())
+		for _, user := range fixtures.Users {
+			require.Equal(t, visibleAgents(t, legacy, user), visibleAgents(t, db, user), user.Name)
+		}
+		require.NotContains(t, visibleAgents(t, db, fixtures.Alice), fixtures.PfizerAgent.Name)
+		require.Contains(t, visibleAgents(t, db, fixtures.Bob), fixtures.PfizerAgent.Name)
+	})
+}
+
+// oldApplicationWorks runs the old application's statements, unchanged: what its
+// backend sends as service_role, and what a signed-in user sends through the API.
+func oldApplicationWorks(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	backend, alice := actor.Service(), actor.User(fixtures.Alice.ID)
 	for name, test := range map[string]struct {
 		as  actor.Actor
 		sql string
@@ -130,14 +145,6 @@ func testOldApplication(t *testing.T) {
 			}))
 		})
 	}
-	t.Run("shows everybody the agents that it showed before", func(t *testing.T) {
-		legacy := pgtest.New(t, schema.Legacy, fixtures.World())
-		for _, user := range fixtures.Users {
-			require.Equal(t, visibleAgents(t, legacy, user), visibleAgents(t, db, user), user.Name)
-		}
-		require.NotContains(t, visibleAgents(t, db, fixtures.Alice), fixtures.PfizerAgent.Name)
-		require.Contains(t, visibleAgents(t, db, fixtures.Bob), fixtures.PfizerAgent.Name)
-	})
 }
 
 func visibleAgents(t *testing.T, db *pgtest.DB, user fixtures.User) (names []string) {
@@ -233,6 +240,8 @@ func refused(t *testing.T, db *pgtest.DB, message string) {
 
 func TestRollbackPhase1(t *testing.T) {
 	t.Parallel()
+	checklist.Proves(t, "rollback-procedures/rollback-phase-1", "phase-1/if-issues-found-execute-phase-1-rollback-script",
+		"phase-1/application-tested-after-rollback")
 	db := pgtest.New(t, schema.Legacy, fixtures.World())
 	legacy, data := snapshot(t, db), contents(t, db)
 	db.Migrate(t, schema.Phase1)
@@ -246,6 +255,7 @@ func TestRollbackPhase1(t *testing.T) {
 	t.Run("the data is the legacy data again", func(t *testing.T) {
 		require.Empty(t, catalog.Diff(data, contents(t, db)))
 	})
+	t.Run("the old application works", func(t *testing.T) { oldApplicationWorks(t, db) })
 	t.Run("a second rollback finds nothing to do", func(t *testing.T) {
 		db.Rollback(t, schema.Phase1)
 		require.Empty(t, catalog.Diff(legacy, snapshot(t, db)))
