@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/modules/postgres"
 	"golang.org/x/sys/unix"
@@ -25,11 +27,11 @@ func startContainer(ctx context.Context) (string, error) {
 	image := cmp.Or(os.Getenv(ImageVariable), defaultImage)
 	preflight, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	client, err := testcontainers.NewDockerClientWithOpts(preflight)
+	engine, err := testcontainers.NewDockerClientWithOpts(preflight)
 	if err != nil {
 		return "", fmt.Errorf("reach the Docker engine: %w", err)
 	}
-	defer client.Close()
+	defer engine.Close()
 
 	sum := sha256.Sum256([]byte(image))
 	name := "tenancy-pgtest-" + hex.EncodeToString(sum[:])[:8]
@@ -40,6 +42,9 @@ func startContainer(ctx context.Context) (string, error) {
 	}
 	defer starting.Close()
 
+	if err := removeStopped(ctx, engine, name); err != nil {
+		return "", err
+	}
 	container, err := postgres.Run(ctx, image,
 		postgres.WithUsername("postgres"), postgres.WithPassword(password), postgres.WithDatabase("postgres"),
 		postgres.BasicWaitStrategies(),
@@ -47,7 +52,7 @@ func startContainer(ctx context.Context) (string, error) {
 		testcontainers.WithCmd("postgres",
 			"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
 			"-c", "max_connections=300", "-c", "shared_preload_libraries=pg_stat_statements"),
-		testcontainers.WithTmpfs(map[string]string{"/dev/shm": "rw"}),
+		testcontainers.WithTmpfs(map[string]string{"/var/lib/postgresql/data": "rw"}),
 	)
 	if err != nil {
 		return "", fmt.Errorf("start a container of %s: %w", image, err)
@@ -56,5 +61,37 @@ func startContainer(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the container's port: %w", err)
 	}
-	return url, nil
+	return url, waitFor(ctx, url)
+}
+
+// removeStopped removes the container if it does not run: a server without fsync
+// that was killed, with its engine say, has data that nobody should trust.
+func removeStopped(ctx context.Context, engine *testcontainers.DockerClient, name string) error {
+	found, err := engine.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	if errdefs.IsNotFound(err) || err == nil && found.Container.State.Running {
+		return nil
+	}
+	if err == nil {
+		_, err = engine.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	}
+	if err != nil {
+		return fmt.Errorf("remove the stopped container %s: %w", name, err)
+	}
+	return nil
+}
+
+// waitFor waits until the server answers: what the container printed at an
+// earlier start counts for the module's own wait, too.
+func waitFor(ctx context.Context, url string) error {
+	deadline := time.Now().Add(startTimeout)
+	for {
+		err := ping(ctx, url)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the container's server did not answer within %s: %w", startTimeout, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
