@@ -12,8 +12,6 @@ export CGO_ENABLED ?= 0
 PKG ?= ./...
 RUN ?=
 ARGS ?=
-# Benchmarks to run (a regular expression).
-BENCH ?= .
 
 # go test runs each package in its own folder: a relative path would mean another one there.
 absolute = $(if $($(1)),$(eval override $(1) := $(abspath $($(1)))))
@@ -38,10 +36,6 @@ test: ## run the tests; finds or installs a PostgreSQL server (MAJOR=18, PKG=./r
 .PHONY: test-container
 test-container: ## run the tests on PostgreSQL in a container (PKG=, RUN=, ARGS=)
 	@.ci/with-container $(gotest)
-
-.PHONY: bench
-bench: ## run the benchmarks (PERF_ROWS=1000000, BENCH=, ARGS=-benchtime=10x)
-	@MAJOR='$(MAJOR)' .ci/with-postgres go test -run '^$$' -bench '$(BENCH)' $(ARGS) ./perf_test/...
 
 .PHONY: db
 db: ## make a database to look around in, and print its URL

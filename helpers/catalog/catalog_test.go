@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/pgtest"
+
 	"github.com/vital-health/tenancy/helpers/catalog"
 )
 
@@ -396,7 +398,7 @@ func begin(t testing.TB, conn *pgx.Conn) pgx.Tx {
 
 func connect(t testing.TB) *pgx.Conn {
 	t.Helper()
-	conn, err := pgx.ConnectConfig(t.Context(), database(t))
+	conn, err := pgx.ConnectConfig(t.Context(), pgtest.Empty(t).Config(t, ""))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close(context.WithoutCancel(t.Context()))) })
 	return conn

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/pgtest"
+
 	"github.com/vital-health/tenancy/helpers/catalog"
 )
 
@@ -122,7 +124,7 @@ func TestTakeData(t *testing.T) {
 
 // BenchmarkTakeData reads one table of a million rows like agents: 12 columns, some 300 bytes.
 func BenchmarkTakeData(b *testing.B) {
-	conn, err := pgx.ConnectConfig(b.Context(), database(b))
+	conn, err := pgx.ConnectConfig(b.Context(), pgtest.Empty(b).Config(b, ""))
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, conn.Close(context.WithoutCancel(b.Context()))) })
 	run(b, conn, `

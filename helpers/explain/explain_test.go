@@ -10,12 +10,14 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/pgtest"
+
 	"github.com/vital-health/tenancy/helpers/explain"
 )
 
 func TestQuery(t *testing.T) {
 	t.Parallel()
-	conn, err := pgx.ConnectConfig(t.Context(), database(t))
+	conn, err := pgx.ConnectConfig(t.Context(), pgtest.Empty(t).Config(t, ""))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close(context.WithoutCancel(t.Context()))) })
 	_, err = conn.Exec(t.Context(), `

@@ -102,15 +102,21 @@ func Create(ctx context.Context, phase schema.Phase, seeds ...Seed) (*DB, error)
 	return s.create(ctx, recipe)
 }
 
-// URL returns a URL of the database for a role of this package.
+// URL returns a URL of the database for a role of this package, or for "", the superuser.
 func (db *DB) URL(role string) string { return db.server.url(db.Name, role) }
+
+// Config is [DB.URL] in pgx's form.
+func (db *DB) Config(t testing.TB, role string) *pgx.ConnConfig {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(db.URL(role))
+	require.NoError(t, err)
+	return cfg
+}
 
 // Connect logs in as a role of this package. The connection closes when the test ends.
 func (db *DB) Connect(t testing.TB, role string) *pgx.Conn {
 	t.Helper()
-	cfg, err := pgx.ParseConfig(db.URL(role))
-	require.NoError(t, err)
-	conn, err := script.Connect(t.Context(), cfg)
+	conn, err := script.Connect(t.Context(), db.Config(t, role))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 	return conn

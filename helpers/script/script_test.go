@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/pgtest"
+
 	"github.com/vital-health/tenancy/helpers/script"
 	"github.com/vital-health/tenancy/schema"
 )
@@ -75,7 +77,7 @@ func TestErrors(t *testing.T) {
 			t.Parallel()
 			want, err := os.ReadFile(strings.TrimSuffix(file, ".sql") + ".want")
 			require.NoError(t, err)
-			conn := connect(t, database(t))
+			conn := connect(t, pgtest.Empty(t).Config(t, ""))
 
 			log, err := script.Run(t.Context(), conn, read(t, file))
 			require.Error(t, err)
@@ -108,7 +110,7 @@ func TestRun(t *testing.T) {
 	t.Run("logs line, tag, notices and duration of every statement", func(t *testing.T) {
 		t.Parallel()
 		var heard []string
-		cfg := database(t)
+		cfg := pgtest.Empty(t).Config(t, "")
 		cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { heard = append(heard, n.Message) }
 		conn := connect(t, cfg)
 		log, err := script.Run(t.Context(), conn, schema.File{Origin: "x.sql", SQL: `
@@ -145,7 +147,7 @@ func TestRun(t *testing.T) {
 	})
 	t.Run("works without notices on a connection that Connect did not make", func(t *testing.T) {
 		t.Parallel()
-		conn, err := pgx.ConnectConfig(t.Context(), database(t))
+		conn, err := pgx.ConnectConfig(t.Context(), pgtest.Empty(t).Config(t, ""))
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, conn.Close(context.WithoutCancel(t.Context()))) })
 		log, err := script.Run(t.Context(), conn, schema.File{Origin: "x.sql", SQL: "do $$ begin raise notice 'x'; end $$"})
@@ -155,7 +157,7 @@ func TestRun(t *testing.T) {
 	})
 	t.Run("refuses a connection that is inside a transaction and leaves that alone", func(t *testing.T) {
 		t.Parallel()
-		conn := connect(t, database(t))
+		conn := connect(t, pgtest.Empty(t).Config(t, ""))
 		tx, err := conn.Begin(t.Context())
 		require.NoError(t, err)
 		_, err = script.Run(t.Context(), conn, schema.File{Origin: "x.sql", SQL: "create table t (id int)"})
@@ -164,13 +166,13 @@ func TestRun(t *testing.T) {
 	})
 	t.Run("refuses to go on with strings that have escapes", func(t *testing.T) {
 		t.Parallel()
-		conn := connect(t, database(t))
+		conn := connect(t, pgtest.Empty(t).Config(t, ""))
 		_, err := script.Run(t.Context(), conn, schema.File{Origin: "x.sql", SQL: "set standard_conforming_strings = off;\nselect '\\';"})
 		require.EqualError(t, err, "x.sql:2: standard_conforming_strings is off: it must be on\n    select '\\';")
 	})
 	t.Run("says so when the context ends in the middle", func(t *testing.T) {
 		t.Parallel()
-		conn := connect(t, database(t))
+		conn := connect(t, pgtest.Empty(t).Config(t, ""))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := script.Run(ctx, conn, schema.File{Origin: "x.sql", SQL: "select 1;\nselect pg_sleep(60);"})
@@ -187,7 +189,7 @@ func TestPsqlEquivalence(t *testing.T) {
 	require.NoError(t, err)
 	t.Run("Run leaves what psql was recorded to leave", func(t *testing.T) {
 		t.Parallel()
-		cfg := database(t)
+		cfg := pgtest.Empty(t).Config(t, "")
 		log, err := script.Run(t.Context(), connect(t, cfg), read(t, "testdata/torture.sql"))
 		require.NoError(t, err)
 		require.Greater(t, len(log.Steps), 50)
@@ -200,7 +202,7 @@ func TestPsqlEquivalence(t *testing.T) {
 	}
 	t.Run("psql here leaves what it was recorded to leave", func(t *testing.T) {
 		t.Parallel()
-		cfg := database(t)
+		cfg := pgtest.Empty(t).Config(t, "")
 		cmd := exec.CommandContext(t.Context(), psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "testdata/torture.sql")
 		cmd.Env = append(os.Environ(),
 			"PGHOST="+cfg.Host, fmt.Sprintf("PGPORT=%d", cfg.Port), "PGDATABASE="+cfg.Database,

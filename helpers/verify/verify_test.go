@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/pgtest"
+
 	"github.com/vital-health/tenancy/helpers/script"
 	"github.com/vital-health/tenancy/helpers/verify"
 	"github.com/vital-health/tenancy/schema"
@@ -84,7 +86,7 @@ func TestParse(t *testing.T) {
 
 func TestRun(t *testing.T) {
 	t.Parallel()
-	cfg := database(t)
+	cfg := pgtest.Empty(t).Config(t, "")
 	conn, err := pgx.ConnectConfig(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close(context.WithoutCancel(t.Context()))) })
