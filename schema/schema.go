@@ -66,7 +66,7 @@ type File struct {
 	SQL    string
 }
 
-//go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql
+//go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql verify/*.sql
 var embedded embed.FS
 
 const (
@@ -104,6 +104,10 @@ func Rollback(p Phase) (File, error) {
 	}
 	return read(rollbackPath(p))
 }
+
+// Verification returns the read-only queries that say whether p is complete; their
+// format is that of helpers/verify.
+func Verification(p Phase) (File, error) { return read("verify/" + p.String() + ".sql") }
 
 // Hash identifies the text of everything that leads from an empty database to p:
 // the roles, the baseline and the migrations up to p. It is the hexadecimal

@@ -11,14 +11,17 @@ import (
 	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/verify"
 	"github.com/vital-health/tenancy/schema"
 )
 
 func TestPhase1(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "phase-1/run-phase-1-migration-in-staging", "phase-1/verify-phase-1-completion")
+	checklist.Proves(t, "phase-1/run-phase-1-migration-in-staging", "phase-1/verify-phase-1-completion",
+		"production-deployment/verify-phase-1-in-production/run-verification-queries")
 	t.Run("Columns", testColumns)
 	t.Run("Enums", testEnums)
+	t.Run("Verification queries", testVerification)
 	t.Run("Existing rows", testExistingRows)
 	t.Run("The old application", testOldApplication)
 	t.Run("Both generations", testBothGenerations)
@@ -73,6 +76,40 @@ func testEnums(t *testing.T) {
 			require.NoError(t, db.Owner.QueryRow(t.Context(),
 				`select array_agg(enumlabel::text order by enumsortorder) from pg_enum where enumtypid = ('public.' || $1)::regtype`, name).Scan(&labels))
 			require.Equal(t, []string{"platform", "tenant", "organization"}, labels)
+		})
+	}
+}
+
+func testVerification(t *testing.T) {
+	t.Parallel()
+	f, err := schema.Verification(schema.Phase1)
+	require.NoError(t, err)
+	queries, err := verify.Parse(f)
+	require.NoError(t, err)
+	db := pgtest.New(t, schema.Phase1, fixtures.World())
+
+	// What each query is there to find.
+	faults := map[string]string{
+		"missing_columns":    `alter table public.prompts drop column sharing_scope`,
+		"enums":              `alter type public.sharing_scope_type rename to scope`,
+		"tables_out_of_step": `alter table public.agents disable trigger keep_owner_in_step`,
+	}
+	require.Len(t, queries, len(faults))
+	for _, q := range queries {
+		t.Run(q.Name+" holds, and finds what it is there to find", func(t *testing.T) {
+			result, err := verify.Run(t.Context(), db.Owner, q)
+			require.NoError(t, err)
+			require.True(t, result.OK, "%s", result)
+
+			require.Contains(t, faults, q.Name)
+			tx, err := db.Owner.Begin(t.Context())
+			require.NoError(t, err)
+			defer tx.Rollback(t.Context())
+			_, err = tx.Exec(t.Context(), faults[q.Name])
+			require.NoError(t, err)
+			result, err = verify.Run(t.Context(), tx, q)
+			require.NoError(t, err)
+			require.False(t, result.OK, "%s", result)
 		})
 	}
 }
