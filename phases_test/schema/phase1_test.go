@@ -38,7 +38,7 @@ type column struct {
 
 func testColumns(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t, schema.Phase1, fixtures.World())
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	const (
 		timestamp = "timestamp with time zone"
 		private   = "'organization'::sharing_scope_type"
@@ -47,6 +47,8 @@ func testColumns(t *testing.T) {
 		{"organizations", "deleted_at", timestamp, true, ""},
 		{"organizations", "organization_type", "organization_type", true, ""},
 		{"organizations", "parent_organization_id", "uuid", true, ""},
+		{"organizations", "parent_organization_type", "organization_type", true, ""},
+		{"organizations", "tenant_organization_id", "uuid", true, ""},
 		{"organizations", "slug", "text", true, ""},
 		{"organizations", "updated_at", timestamp, true, "now()"},
 		{"conversations", "deleted_at", timestamp, true, ""},
@@ -57,19 +59,21 @@ func testColumns(t *testing.T) {
 		want = append(want,
 			column{table, "deleted_at", timestamp, true, ""},
 			column{table, "owner_organization_id", "uuid", true, ""},
+			column{table, "owner_tenant_id", "uuid", true, ""},
+			column{table, "audience_key", "uuid", true, ""},
 			column{table, "sharing_scope", "sharing_scope_type", true, private})
 		if table != "agents" && table != "knowledge_documents" { // they have it already
 			want = append(want, column{table, "updated_at", timestamp, true, "now()"})
 		}
 	}
 	// What is there after phase 1 and was not there before.
-	got := difference(columns(t, db), columns(t, pgtest.New(t, schema.Legacy, fixtures.World())))
+	got := difference(columns(t, db), columns(t, pgtest.New(t, schema.Legacy, fixtures.World()...)))
 	require.ElementsMatch(t, want, got)
 }
 
 func testEnums(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t, schema.Phase1, fixtures.World())
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	for _, name := range []string{"organization_type", "sharing_scope_type"} {
 		t.Run(name+" has the three levels from the widest to the narrowest", func(t *testing.T) {
 			var labels []string
@@ -86,7 +90,7 @@ func testVerification(t *testing.T) {
 	require.NoError(t, err)
 	queries, err := verify.Parse(f)
 	require.NoError(t, err)
-	db := pgtest.New(t, schema.Phase1, fixtures.World())
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 
 	// What each query is there to find.
 	faults := map[string]string{
@@ -116,7 +120,7 @@ func testVerification(t *testing.T) {
 
 func testExistingRows(t *testing.T) {
 	t.Parallel()
-	legacy := pgtest.New(t, schema.Legacy, fixtures.World())
+	legacy := pgtest.New(t, schema.Legacy, fixtures.World()...)
 	var before, after string
 	const filenode = `select string_agg(relname || ' ' || relfilenode, ', ' order by relname) from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'`
 	require.NoError(t, legacy.Owner.QueryRow(t.Context(), filenode).Scan(&before))
@@ -138,10 +142,10 @@ func testExistingRows(t *testing.T) {
 
 func testOldApplication(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t, schema.Phase1, fixtures.World())
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	oldApplicationWorks(t, db)
 	t.Run("shows everybody the agents that it showed before", func(t *testing.T) {
-		legacy := pgtest.New(t, schema.Legacy, fixtures.World())
+		legacy := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		for _, user := range fixtures.Users {
 			require.Equal(t, visibleAgents(t, legacy, user), visibleAgents(t, db, user), user.Name)
 		}
@@ -197,7 +201,7 @@ func visibleAgents(t *testing.T, db *pgtest.DB, user fixtures.User) (names []str
 
 func testBothGenerations(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t, schema.Phase1, fixtures.World())
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	type pair struct{ tenant, owner *string }
 	novartis, pfizer := &fixtures.Novartis.ID, &fixtures.Pfizer.ID
 	for name, test := range map[string]struct {
@@ -231,7 +235,7 @@ func testBothGenerations(t *testing.T) {
 
 func testAgain(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t, schema.Phase1, fixtures.World())
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	before := snapshot(t, db)
 	db.Migrate(t, schema.Phase1)
 	require.Empty(t, catalog.Diff(before, snapshot(t, db)))
@@ -245,19 +249,19 @@ func testRefusals(t *testing.T) {
 	})
 	t.Run("a column of the same name and another type", func(t *testing.T) {
 		t.Parallel()
-		db := pgtest.New(t, schema.Legacy, fixtures.World())
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		exec(t, db, `alter table public.agents add column sharing_scope integer`)
 		refused(t, db, "public.agents.sharing_scope exists with type integer, wanted is public.sharing_scope_type")
 	})
 	t.Run("an enum of the same name and other labels", func(t *testing.T) {
 		t.Parallel()
-		db := pgtest.New(t, schema.Legacy, fixtures.World())
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		exec(t, db, `create type public.organization_type as enum ('tenant')`)
 		refused(t, db, "type public.organization_type exists with the labels {tenant}")
 	})
 	t.Run("a role that does not own the tables", func(t *testing.T) {
 		t.Parallel()
-		db := pgtest.New(t, schema.Legacy, fixtures.World())
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		_, err := db.Superuser.Exec(t.Context(), `alter table public.organizations owner to service_role`)
 		require.NoError(t, err)
 		refused(t, db, "phase 1 must run as the owner of the tables, and tenancy_owner does not own public.organizations")
@@ -279,7 +283,7 @@ func TestRollbackPhase1(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "rollback-procedures/rollback-phase-1", "phase-1/if-issues-found-execute-phase-1-rollback-script",
 		"phase-1/application-tested-after-rollback")
-	db := pgtest.New(t, schema.Legacy, fixtures.World())
+	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 	legacy, data := snapshot(t, db), contents(t, db)
 	db.Migrate(t, schema.Phase1)
 	migrated := snapshot(t, db)
@@ -303,7 +307,7 @@ func TestRollbackPhase1(t *testing.T) {
 	})
 	t.Run("an enum that was there before stays", func(t *testing.T) {
 		t.Parallel()
-		db := pgtest.New(t, schema.Legacy, fixtures.World())
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		exec(t, db, `create type public.organization_type as enum ('platform', 'tenant', 'organization')`)
 		before := snapshot(t, db)
 		db.Migrate(t, schema.Phase1)
@@ -312,7 +316,7 @@ func TestRollbackPhase1(t *testing.T) {
 	})
 	t.Run("a column that was there before stays", func(t *testing.T) {
 		t.Parallel()
-		db := pgtest.New(t, schema.Legacy, fixtures.World())
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		exec(t, db, `alter table public.organizations add column slug varchar(60); update public.organizations set slug = 'kept' where name = 'Novartis'`)
 		before, data := snapshot(t, db), contents(t, db)
 		db.Migrate(t, schema.Phase1)

@@ -31,16 +31,24 @@ begin
         raise exception 'phase 1 must run as the owner of the tables, and % does not own public.organizations', current_user
             using hint = 'Connect as the role that \d+ public.organizations names as the owner.';
     end if;
+
+    if to_regclass('tenancy.undo') is null and coalesce(to_regnamespace('tenancy'), to_regnamespace('authz')) is not null then
+        raise exception 'phase 1 makes the schemas tenancy and authz, and there is one of that name already'
+            using hint = 'Rename it before phase 1.';
+    end if;
+
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
 end
 $$;
 
--- Two operators at once: the second waits for the first, then finds everything done.
-do $$ begin perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('tenancy.migration')); end $$;
-
 -- Bookkeeping -----------------------------------------------------------------------------------------------------
--- A schema that no API role may enter.
+-- tenancy is what the migrations know; no API role may enter it. authz is who may do what, for the policies of phase 4.
 
 create schema if not exists tenancy;
+create schema if not exists authz;
 
 -- Every table of public has one class, and its class decides which rules hold for it.
 create table if not exists tenancy.classified_table (
@@ -71,15 +79,12 @@ create table if not exists tenancy.organization_mapping (
     constraint organization_mapping_not_itself check (organization_id <> tenant_id)
 );
 
--- What a phase added to something that may have been there before, so that its rollback removes that and no more.
-create table if not exists tenancy.added_column (
-    table_name text not null,
-    column_name text not null,
-    primary key (table_name, column_name)
-);
-
-create table if not exists tenancy.added_type (
-    type_name text primary key
+-- How to take back what a phase did to things that may have been there before. A rollback runs the statements of its
+-- phase, the latest first: it removes and restores that and no more.
+create table if not exists tenancy.undo (
+    id bigint primary key generated always as identity,
+    phase integer not null check (phase between 1 and 4),
+    statement text not null
 );
 
 -- Which phases are complete.
@@ -108,7 +113,7 @@ begin
         if found is null then
             execute format('create type public.%I as enum (%s)', wanted.name,
                 (select string_agg(quote_literal(label), ', ') from unnest(wanted.labels) as label));
-            insert into tenancy.added_type values (wanted.name);
+            insert into tenancy.undo (phase, statement) values (1, format('drop type public.%I', wanted.name));
         elsif found <> wanted.labels then
             raise exception 'type public.% exists with the labels %, wanted are %', wanted.name, found, wanted.labels
                 using hint = 'Rename the other type before phase 1.';
@@ -120,6 +125,9 @@ $$;
 -- Columns ---------------------------------------------------------------------------------------------------------
 -- All nullable and without a default at first: rows that exist stay NULL, which is what phase 2 looks for, and no
 -- table is rewritten. A column that is there already is kept, if it has the type.
+--
+-- Two columns of organizations and two of each resource are derived: by trigger, and proven by constraints from phase 3
+-- on. They are plain columns because adding a generated one rewrites the table under an exclusive lock.
 
 do $$
 declare
@@ -135,10 +143,14 @@ begin
             ('organizations', 'slug', 'text', null),
             ('organizations', 'deleted_at', 'timestamp with time zone', null),
             ('organizations', 'updated_at', 'timestamp with time zone', 'now()'),
+            ('organizations', 'parent_organization_type', 'public.organization_type', null),
+            ('organizations', 'tenant_organization_id', 'uuid', null),
             ('resource', 'owner_organization_id', 'uuid', null),
             ('resource', 'sharing_scope', 'public.sharing_scope_type', quote_literal('organization')),
             ('resource', 'deleted_at', 'timestamp with time zone', null),
             ('resource', 'updated_at', 'timestamp with time zone', 'now()'),
+            ('resource', 'owner_tenant_id', 'uuid', null),
+            ('resource', 'audience_key', 'uuid', null),
             ('conversations', 'owner_organization_id', 'uuid', null),
             ('conversations', 'deleted_at', 'timestamp with time zone', null),
             ('conversations', 'updated_at', 'timestamp with time zone', 'now()')
@@ -157,7 +169,8 @@ begin
                 execute format('alter table public.%I alter column %I set default %s',
                     wanted.table_name, wanted.column_name, wanted.default_value);
             end if;
-            insert into tenancy.added_column values (wanted.table_name, wanted.column_name);
+            insert into tenancy.undo (phase, statement)
+            values (1, format('alter table public.%I drop column %I', wanted.table_name, wanted.column_name));
         elsif found <> wanted.type and not (wanted.type = 'text' and found like 'character varying%') then
             raise exception 'public.%.% exists with type %, wanted is %',
                 wanted.table_name, wanted.column_name, found, wanted.type
@@ -167,13 +180,67 @@ begin
 end
 $$;
 
--- Two generations of the application at once ----------------------------------------------------------------------
--- The old one writes tenant_id, the new one owner_organization_id; each finds what the other wrote. Where both are
--- given, the owner is meant: only the new application knows it.
+-- Derived columns -------------------------------------------------------------------------------------------------
+-- The audience key is the one value that says who may read a row, so that a policy can be one indexable equality. A row
+-- that is private to its owner has the owner's id. One that is shared has the id of the tenant or the platform with the
+-- nibble f in the place of the UUID's version, which no organization's id has: under the bare id of the tenant, every
+-- organization below it would read what is private to the tenant's own people.
 
+create or replace function authz.shared_key(p_organization_id uuid) returns uuid
+language sql immutable parallel safe
+return overlay(p_organization_id::text placing 'f' from 15 for 1)::uuid;
+
+create or replace function authz.audience_key(p_scope public.sharing_scope_type, p_owner uuid, p_owner_tenant uuid)
+returns uuid
+language sql immutable parallel safe
+return case
+    when p_owner is null then null
+    when p_scope = 'organization' then p_owner
+    when p_scope = 'tenant' then authz.shared_key(p_owner_tenant)
+    when p_scope = 'platform' then authz.shared_key('00000000-0000-0000-0000-000000000001')
+end;
+
+create or replace function tenancy.set_tenant() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+    new.parent_organization_type := case new.organization_type
+        when 'organization' then 'tenant'
+        when 'tenant' then 'platform'
+    end;
+    new.tenant_organization_id := case new.organization_type
+        when 'organization' then new.parent_organization_id
+        when 'tenant' then new.id
+    end;
+    return new;
+end
+$$;
+
+create or replace function tenancy.set_audience() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+    if tg_op = 'UPDATE'
+        and (new.owner_organization_id, new.sharing_scope, new.owner_tenant_id, new.audience_key)
+            is not distinct from (old.owner_organization_id, old.sharing_scope, old.owner_tenant_id, old.audience_key) then
+        return new;
+    end if;
+    new.owner_tenant_id := (
+        select o.tenant_organization_id from public.organizations o where o.id = new.owner_organization_id
+    );
+    new.audience_key := authz.audience_key(new.sharing_scope, new.owner_organization_id, new.owner_tenant_id);
+    return new;
+end
+$$;
+
+-- Two generations of the application at once ----------------------------------------------------------------------
+-- The old one writes tenant_id and the flags is_public and is_tenant_shared, the new one owner_organization_id and
+-- sharing_scope; each finds what the other wrote. Only a scope does not become a flag: until phase 4 the old policies
+-- rule, and the flags are what they go by.
+
+-- Where both an owner and a tenant_id are given, the owner is meant: only the new application knows it.
 create or replace function tenancy.keep_owner_in_step() returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
     if tg_op = 'INSERT' then
@@ -191,30 +258,122 @@ $$;
 comment on function tenancy.keep_owner_in_step() is
     'Keeps tenant_id (old application) and owner_organization_id (new application) equal while both are running.';
 
+-- tenancy.legacy_scope(row) is the scope that a row's flags stand for: a function for each table, because each keeps
+-- its flags elsewhere. 'true', in any letter case, is the only yes, as it is for the old policies; a flag that is kept
+-- both in a column and in metadata must say so in both.
 do $$
 declare
     target record;
 begin
     for target in
-        select c.table_name
+        select
+            c.table_name,
+            string_agg(format('when %s then %L', flag.is_set, flag.scope), ' ' order by flag.scope)
+                filter (where flag.scope is not null) as conditions
         from tenancy.classified_table c
-        join pg_catalog.pg_attribute a
-            on a.attrelid = to_regclass('public.' || c.table_name) and a.attname = 'tenant_id' and not a.attisdropped
-        where c.class = 'resource' or c.table_name = 'conversations'
-        order by c.table_name
+        left join lateral (
+            select
+                w.scope,
+                case count(*)
+                    when 1 then format($f$%s = 'true'$f$, min(place.value))
+                    else format($f$coalesce(%1$s, %2$s) = 'true' and coalesce(%2$s, %1$s) = 'true'$f$,
+                        min(place.value), max(place.value))
+                end as is_set
+            from (values ('is_public', 'platform'), ('is_tenant_shared', 'tenant')) as w (flag, scope)
+            join lateral (
+                select case a.attname
+                    when 'metadata' then format('lower((p_row).metadata ->> %L)', w.flag)
+                    else format('lower((p_row).%I::text)', a.attname)
+                end as value
+                from pg_catalog.pg_attribute a
+                where a.attrelid = to_regclass('public.' || c.table_name)
+                  and (a.attname = w.flag
+                       or a.attname = 'metadata' and a.atttypid in ('json'::regtype, 'jsonb'::regtype))
+                  and not a.attisdropped
+            ) as place on true
+            group by w.scope
+        ) as flag on true
+        where c.class = 'resource' and to_regclass('public.' || c.table_name) is not null
+        group by c.table_name
     loop
         execute format(
-            'create or replace trigger keep_owner_in_step
-             before insert or update of tenant_id, owner_organization_id on public.%I
-             for each row execute function tenancy.keep_owner_in_step()',
-            target.table_name);
+            'create or replace function tenancy.legacy_scope(p_row public.%I) returns public.sharing_scope_type
+             language sql stable
+             as $f$ select (case %s else ''organization'' end)::public.sharing_scope_type $f$',
+            target.table_name, coalesce(target.conditions, 'when false then null'));
+    end loop;
+end
+$$;
+
+-- A scope that is given stands, unless the flags share the row: 'organization' may be the column's default.
+create or replace function tenancy.keep_scope_in_step() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    flagged public.sharing_scope_type := tenancy.legacy_scope(new);
+begin
+    if tg_op = 'INSERT' and flagged = 'organization' then
+        return new;
+    end if;
+    if tg_op = 'UPDATE' and flagged = tenancy.legacy_scope(old) then
+        return new;
+    end if;
+    -- The platform has no tenant to share with.
+    if flagged = 'tenant' and exists (
+        select from public.organizations o
+        where o.id = new.owner_organization_id and o.organization_type = 'platform'
+    ) then
+        flagged := 'organization';
+    end if;
+    new.sharing_scope := flagged;
+    return new;
+end
+$$;
+
+-- Triggers of one event fire in the order of their names: the audience comes after what it depends on. The backfill of
+-- phase 2 writes all these columns itself, and leaves alone what the old application sees.
+do $$
+declare
+    target record;
+begin
+    create or replace trigger set_tenant
+        before insert or update on public.organizations
+        for each row execute function tenancy.set_tenant();
+
+    for target in
+        select c.table_name, w.trigger_name
+        from tenancy.classified_table c
+        join (values
+            ('resource', 'keep_owner_in_step'),
+            ('resource', 'keep_scope_in_step'),
+            ('resource', 'set_audience'),
+            ('conversations', 'keep_owner_in_step')
+        ) as w (place, trigger_name) on w.place in (c.table_name, c.class)
+        where to_regclass('public.' || c.table_name) is not null
+          and (w.trigger_name <> 'keep_owner_in_step' or exists (
+              select from pg_catalog.pg_attribute a
+              where a.attrelid = to_regclass('public.' || c.table_name)
+                and a.attname = 'tenant_id'
+                and not a.attisdropped
+          ))
+        order by c.table_name, w.trigger_name
+    loop
+        execute format(
+            $f$
+            create or replace trigger %1$I
+            before insert or update on public.%2$I
+            for each row when (current_setting('tenancy.backfill', true) is distinct from 'on')
+            execute function tenancy.%1$I()
+            $f$,
+            target.trigger_name, target.table_name);
     end loop;
 end
 $$;
 
 -- PUBLIC may execute a new function unless it is said otherwise. Triggers fire without that right.
-revoke all on schema tenancy from public;
+revoke all on schema tenancy, authz from public;
 revoke all on all functions in schema tenancy from public;
+revoke all on all functions in schema authz from public;
 
 insert into tenancy.completed_phase (phase) values (1) on conflict do nothing;
 

@@ -7,48 +7,51 @@ begin;
 set local lock_timeout = '2s';
 set local search_path = '';
 
-do $$ begin perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('tenancy.migration')); end $$;
-
 do $$
 declare
     later integer;
-    target record;
+    step record;
 begin
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     if to_regclass('tenancy.completed_phase') is null then
         raise notice 'phase 1 is not there: nothing to take back';
         return;
     end if;
-
     select max(phase) into later from tenancy.completed_phase where phase > 1;
     if later is not null then
         raise exception 'phase % is complete: roll it back before phase 1', later;
     end if;
 
     -- Triggers first: they mention the columns.
-    for target in
+    for step in
         select t.tgname, t.tgrelid::regclass as relation
         from pg_catalog.pg_trigger t
-        where t.tgfoid = 'tenancy.keep_owner_in_step()'::regprocedure
+        join pg_catalog.pg_proc f on f.oid = t.tgfoid
+        where f.pronamespace = 'tenancy'::regnamespace and not t.tgisinternal
     loop
-        execute format('drop trigger %I on %s', target.tgname, target.relation);
+        execute format('drop trigger %I on %s', step.tgname, step.relation);
     end loop;
 
-    for target in
-        select table_name, string_agg(format('drop column %I', column_name), ', ') as drops
-        from tenancy.added_column
-        group by table_name
-        order by table_name
+    for step in
+        select f.oid::regprocedure as signature
+        from pg_catalog.pg_proc f
+        where f.pronamespace in ('tenancy'::regnamespace, 'authz'::regnamespace)
+        -- audience_key() calls shared_key().
+        order by f.proname
     loop
-        execute format('alter table public.%I %s', target.table_name, target.drops);
+        execute format('drop function %s', step.signature);
     end loop;
 
-    for target in select type_name from tenancy.added_type loop
-        execute format('drop type public.%I', target.type_name);
+    for step in select statement from tenancy.undo where phase = 1 order by id desc loop
+        execute step.statement;
     end loop;
 
-    drop table tenancy.completed_phase, tenancy.added_type, tenancy.added_column, tenancy.organization_mapping, tenancy.classified_table;
-    drop function tenancy.keep_owner_in_step();
+    drop table tenancy.completed_phase, tenancy.undo, tenancy.organization_mapping, tenancy.classified_table;
     drop schema tenancy;
+    drop schema authz;
 end
 $$;
 
