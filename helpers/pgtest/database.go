@@ -30,26 +30,32 @@ type recipe struct {
 	steps []schema.File // what leads from an empty database to this one, in order
 }
 
-// recipeFor returns the baseline, the seeds and the migrations up to phase.
+// recipeFor returns the baseline and the migrations up to phase, each followed by
+// its seeds.
 func recipeFor(phase schema.Phase, seeds []Seed) (recipe, error) {
-	baseline, err := schema.Baseline()
-	if err != nil {
-		return recipe{}, err
-	}
-	r := recipe{steps: []schema.File{baseline}}
-	for _, seed := range seeds {
-		r.steps = append(r.steps, schema.File{Path: seed.Name, Origin: "seed " + seed.Name, SQL: seed.SQL})
-	}
 	if phase < schema.Legacy || phase > schema.Phase4 {
 		return recipe{}, fmt.Errorf("unknown phase %s", phase)
 	}
-	for _, p := range schema.Phases() {
-		if p <= phase {
-			f, err := schema.Migration(p)
-			if err != nil {
-				return recipe{}, err
+	for _, seed := range seeds {
+		if seed.After < schema.Legacy || seed.After > schema.Phase4 {
+			return recipe{}, fmt.Errorf("seed %s comes after an unknown phase %s", seed.Name, seed.After)
+		}
+	}
+	var r recipe
+	for p := schema.Legacy; p <= phase; p++ {
+		read := schema.Baseline
+		if p > schema.Legacy {
+			read = func() (schema.File, error) { return schema.Migration(p) }
+		}
+		f, err := read()
+		if err != nil {
+			return recipe{}, err
+		}
+		r.steps = append(r.steps, f)
+		for _, seed := range seeds {
+			if seed.After == p {
+				r.steps = append(r.steps, schema.File{Path: seed.Name, Origin: "seed " + seed.Name, SQL: seed.SQL})
 			}
-			r.steps = append(r.steps, f)
 		}
 	}
 	return r, nil

@@ -41,11 +41,14 @@ const (
 	ServiceRole = "tenancy_service" // may become service_role, and nobody else
 )
 
-// Seed is data that is loaded into the legacy database before phase 1, as the
-// owner. Its text is part of the template's identity.
+// Seed is data that is loaded as the owner, right after the baseline or, for what
+// the legacy tables cannot hold, right after the migration of a later phase. Seeds
+// of one phase are loaded in the order in which they are given; a database of an
+// earlier phase does without them. Their text is part of the template's identity.
 type Seed struct {
-	Name string // for error messages
-	SQL  string
+	Name  string // for error messages
+	SQL   string
+	After schema.Phase
 }
 
 // DB is a database of one's own.

@@ -41,3 +41,32 @@ func TestNew(t *testing.T) {
 		require.Equal(t, []string{"anon", "authenticated"}, roles)
 	})
 }
+
+func TestSeed(t *testing.T) {
+	t.Parallel()
+	// Given in the wrong order on purpose: the phase decides, then the order.
+	seeds := []pgtest.Seed{
+		{Name: "later", After: schema.Phase1, SQL: "update public.organizations set slug = 'a'"},
+		{Name: "legacy", SQL: "insert into public.organizations (name) values ('A')"},
+		{Name: "last", After: schema.Phase1, SQL: "update public.organizations set slug = slug || 'b'"},
+	}
+	t.Run("a seed is loaded right after its phase", func(t *testing.T) {
+		t.Parallel()
+		var name, slug string
+		require.NoError(t, pgtest.New(t, schema.Phase1, seeds...).Owner.QueryRow(t.Context(),
+			"select name, slug from public.organizations").Scan(&name, &slug))
+		require.Equal(t, []string{"A", "ab"}, []string{name, slug})
+	})
+	t.Run("a database of an earlier phase does without it", func(t *testing.T) {
+		t.Parallel()
+		var name string
+		require.NoError(t, pgtest.New(t, schema.Legacy, seeds...).Owner.QueryRow(t.Context(),
+			"select name from public.organizations").Scan(&name))
+		require.Equal(t, "A", name)
+	})
+	t.Run("a phase that there is not is an error", func(t *testing.T) {
+		t.Parallel()
+		_, err := pgtest.Create(t.Context(), schema.Legacy, pgtest.Seed{Name: "never", After: schema.Phase4 + 1})
+		require.EqualError(t, err, "seed never comes after an unknown phase phase5")
+	})
+}

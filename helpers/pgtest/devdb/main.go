@@ -33,7 +33,7 @@ func run(name string) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := pgtest.Create(ctx, phase, fixtures.World())
+	db, err := pgtest.Create(ctx, phase, fixtures.World()...)
 	if err != nil {
 		return err
 	}
