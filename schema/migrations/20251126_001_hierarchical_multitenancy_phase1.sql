@@ -72,6 +72,18 @@ values
     ('audit_logs', 'evidence')
 on conflict do nothing;
 
+-- The tenants that the legacy data knows. A legacy row is one of them if it has both the type and the key; companies
+-- carry the type too. Another tenant is added here before phase 2,
+-- or declared by its row, with organization_type 'tenant'.
+create table if not exists tenancy.legacy_tenant (
+    tenant_type text primary key,
+    tenant_key text not null unique
+);
+
+insert into tenancy.legacy_tenant (tenant_type, tenant_key)
+values ('pharmaceuticals', 'pharma'), ('digital_health', 'digital-health')
+on conflict do nothing;
+
 -- Who belongs to which tenant, where the data does not say: filled in by the operator before phase 2, and final.
 create table if not exists tenancy.organization_mapping (
     organization_id uuid primary key references public.organizations (id) on delete cascade,
@@ -92,6 +104,34 @@ create table if not exists tenancy.completed_phase (
     phase integer primary key check (phase between 1 and 4),
     completed_at timestamptz not null default now()
 );
+
+-- Runs statements of a later phase in a transaction of their own. Whoever queues behind them waits as long as they do:
+-- so they wait for a lock a moment only (and less than the server takes to look for a deadlock, which is therefore
+-- always resolved at the migration's cost), then step aside and try again, for about five minutes.
+create or replace procedure tenancy.patiently(p_statements text)
+language plpgsql
+as $$
+declare
+    attempt integer := 0;
+begin
+    loop
+        attempt := attempt + 1;
+        begin
+            perform pg_catalog.set_config('lock_timeout', '200ms', true);
+            perform pg_catalog.set_config('tenancy.backfill', 'on', true);
+            execute p_statements;
+            exit;
+        exception when lock_not_available or deadlock_detected then
+            if attempt >= 300 then
+                raise;
+            end if;
+        end;
+        rollback;
+        perform pg_catalog.pg_sleep(least(0.05 * attempt, 1));
+    end loop;
+    commit;
+end
+$$;
 
 -- Types -----------------------------------------------------------------------------------------------------------
 
@@ -372,8 +412,8 @@ $$;
 
 -- PUBLIC may execute a new function unless it is said otherwise. Triggers fire without that right.
 revoke all on schema tenancy, authz from public;
-revoke all on all functions in schema tenancy from public;
-revoke all on all functions in schema authz from public;
+revoke all on all routines in schema tenancy from public;
+revoke all on all routines in schema authz from public;
 
 insert into tenancy.completed_phase (phase) values (1) on conflict do nothing;
 

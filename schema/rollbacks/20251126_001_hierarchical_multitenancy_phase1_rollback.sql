@@ -42,14 +42,14 @@ begin
         -- audience_key() calls shared_key().
         order by f.proname
     loop
-        execute format('drop function %s', step.signature);
+        execute format('drop routine %s', step.signature);
     end loop;
 
     for step in select statement from tenancy.undo where phase = 1 order by id desc loop
         execute step.statement;
     end loop;
 
-    drop table tenancy.completed_phase, tenancy.undo, tenancy.organization_mapping, tenancy.classified_table;
+    drop table tenancy.completed_phase, tenancy.undo, tenancy.organization_mapping, tenancy.legacy_tenant, tenancy.classified_table;
     drop schema tenancy;
     drop schema authz;
 end

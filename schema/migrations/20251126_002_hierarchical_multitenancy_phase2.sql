@@ -1,0 +1,620 @@
+-- What:  phase 2, backfill. Gives every organization its place in the hierarchy, and every row its owner and its scope.
+-- Needs: phase 1, run by the owner of the tables, outside a transaction (psql -f). Undo: the phase 2 rollback.
+-- Locks: rows, 5,000 at a time, each batch in a transaction of its own. Killed at any point and run again, it does the
+--        rest; run again when complete, it changes nothing. What people corrected by hand stays.
+
+set search_path = '';
+
+-- Refuse what cannot work -----------------------------------------------------------------------------------------
+
+do $$
+declare
+    culprits text;
+begin
+    if to_regclass('tenancy.completed_phase') is null
+        or not exists (select from tenancy.completed_phase where phase = 1) then
+        raise exception 'phase 2 needs phase 1, which is not complete here'
+            using hint = 'Run the phase 1 migration first.';
+    end if;
+    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
+
+    -- A role that does not see the rows would "fill" none of them and call it done.
+    select string_agg(c.oid::regclass::text, ', ' order by c.relname) into culprits
+    from tenancy.classified_table t
+    join pg_catalog.pg_class c on c.oid = to_regclass('public.' || t.table_name)
+    where not pg_has_role(c.relowner, 'USAGE') or row_security_active(c.oid);
+    if culprits is not null then
+        raise exception 'phase 2 must run as the owner of the tables, whom row level security does not hold; % is not that for %',
+            current_user, culprits
+            using hint = 'Connect as the role that owns them.';
+    end if;
+end
+$$;
+
+-- Bookkeeping -----------------------------------------------------------------------------------------------------
+
+-- Every value that this phase changes, so that its rollback restores what still is as this phase left it.
+create table if not exists tenancy.journal (
+    table_name text not null,
+    row_id uuid not null,
+    owner_before uuid,
+    owner_after uuid,
+    scope_before public.sharing_scope_type,
+    scope_after public.sharing_scope_type,
+    primary key (table_name, row_id)
+);
+
+-- before is null for a row that this phase made.
+create table if not exists tenancy.organization_journal (
+    organization_id uuid primary key,
+    before jsonb,
+    after jsonb not null
+);
+
+-- The platform's row moves to the id that everybody knows; who still says the old one means the new one.
+create table if not exists tenancy.moved_organization (
+    old_id uuid primary key,
+    new_id uuid not null
+);
+
+create table if not exists tenancy.backfill_progress (
+    table_name text primary key,
+    rows_changed bigint not null default 0,
+    started_at timestamptz not null default clock_timestamp(),
+    finished_at timestamptz
+);
+
+-- Who is what -----------------------------------------------------------------------------------------------------
+
+create or replace function tenancy.platform_id() returns uuid
+language sql immutable parallel safe
+return '00000000-0000-0000-0000-000000000001'::uuid;
+
+-- Quarantine is a tenant that is not active, with one organization for rows that have no owner. Nobody is a member, so
+-- service_role alone sees what is there; and since the tenant is not live, two organizations in it share nothing.
+create or replace function tenancy.quarantine_tenant_id() returns uuid
+language sql immutable parallel safe
+return '00000000-0000-0000-0000-000000000002'::uuid;
+
+create or replace function tenancy.quarantine_organization_id() returns uuid
+language sql immutable parallel safe
+return '00000000-0000-0000-0000-000000000003'::uuid;
+
+-- What a legacy row is; what is declared by hand stands.
+create or replace function tenancy.level_of(p_organization public.organizations) returns public.organization_type
+language sql stable
+begin atomic
+    select coalesce(
+        p_organization.organization_type,
+        case
+            when p_organization.tenant_type = 'system' then 'platform'::public.organization_type
+            when exists (
+                select
+                from tenancy.legacy_tenant t
+                where t.tenant_type = p_organization.tenant_type
+                  and t.tenant_key = p_organization.tenant_key
+                  and not exists (
+                      select from tenancy.organization_mapping m where m.organization_id = p_organization.id
+                  )
+            ) then 'tenant'
+            else 'organization'
+        end);
+end;
+
+-- The tenant of an organization: what the operator says; a parent that is set; the tenant whose key the row points to,
+-- by the expression that the old policies share by, so that the hierarchy shows nobody more than they did. What none
+-- of these decides is not guessed.
+create or replace function tenancy.tenant_for(p_organization public.organizations) returns uuid
+language sql stable
+begin atomic
+    select coalesce(
+        (select m.tenant_id from tenancy.organization_mapping m where m.organization_id = p_organization.id),
+        p_organization.parent_organization_id,
+        (
+            select t.id
+            from public.organizations t
+            where t.organization_type = 'tenant'
+              and t.tenant_key = coalesce(p_organization.settings ->> 'tenant_key', p_organization.tenant_key)
+        ),
+        tenancy.quarantine_tenant_id());
+end;
+
+-- The owner of a row: the one it names, in whichever column. If two are named, or none that exists, choosing one would
+-- show the row to somebody new; only the person who made it can still decide, by being a member of one organization
+-- and of no other. Never the platform: that is where rows are shown to everybody.
+create or replace function tenancy.find_owner(p_owner uuid, p_tenant uuid, p_person uuid) returns uuid
+language plpgsql stable
+as $$
+declare
+    named uuid[] := array(
+        select distinct o.id
+        from unnest(array[p_owner, p_tenant]) as name (id)
+        left join tenancy.moved_organization m on m.old_id = name.id
+        join public.organizations o on o.id = coalesce(m.new_id, name.id)
+    );
+begin
+    return case cardinality(named)
+        when 1 then named[1]
+        when 0 then coalesce(
+            (
+                select (array_agg(o.id))[1]
+                from public.user_organizations uo
+                join public.organizations o on o.id = uo.organization_id
+                where uo.user_id = p_person and uo.is_active
+                having count(*) = 1 and bool_and(o.id <> tenancy.platform_id())
+            ),
+            tenancy.quarantine_organization_id())
+        else tenancy.quarantine_organization_id()
+    end;
+end
+$$;
+
+-- Slugs -----------------------------------------------------------------------------------------------------------
+
+-- Latin letters lose their marks; what cannot be written in a-z and 0-9 goes. '' if nothing is left.
+create or replace function tenancy.slugify(p_name text) returns text
+language sql immutable parallel safe
+return left(
+    trim(both '-' from regexp_replace(
+        lower(translate(
+            replace(replace(replace(replace(replace(
+                regexp_replace(normalize(coalesce(p_name, ''), nfkd), '[\u0300-\u036f]', '', 'g'),
+                'ß', 'ss'), 'æ', 'ae'), 'Æ', 'ae'), 'œ', 'oe'), 'Œ', 'oe'),
+            'øØłŁđĐðÐþÞı', 'oOlLdDdDtTi')),
+        '[^a-z0-9]+', '-', 'g')),
+    60);
+
+-- The slug of an organization, unlike that of every other live one.
+create or replace function tenancy.free_slug(p_wanted text, p_id uuid) returns text
+language plpgsql stable
+as $$
+declare
+    base text := coalesce(nullif(trim(trailing '-' from p_wanted), ''), 'organization-' || left(p_id::text, 8));
+    candidate text := base;
+    suffix integer := 1;
+begin
+    while exists (
+        select from public.organizations o where o.slug = candidate and o.deleted_at is null and o.id <> p_id
+    ) loop
+        suffix := suffix + 1;
+        candidate := base || '-' || suffix;
+    end loop;
+    return candidate;
+end
+$$;
+
+-- What a row says of its place, for the journal.
+create or replace function tenancy.placement(p_organization public.organizations) returns jsonb
+language sql stable
+return jsonb_build_object(
+    'organization_type', (p_organization).organization_type,
+    'parent_organization_id', (p_organization).parent_organization_id,
+    'slug', (p_organization).slug);
+
+-- Rows that the old application goes on writing -------------------------------------------------------------------
+
+create or replace function tenancy.place_organization() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    given constant public.organizations := new;
+begin
+    if new.organization_type is not null and new.slug <> '' then
+        return new;
+    end if;
+    if new.organization_type is null then
+        new.organization_type := 'organization';
+        new.parent_organization_id := tenancy.tenant_for(new);
+    end if;
+    if coalesce(new.slug, '') = '' then
+        -- Two at once must not take the same one.
+        perform pg_advisory_xact_lock(hashtextextended('tenancy.slug', 0));
+        new.slug := tenancy.free_slug(tenancy.slugify(new.name), new.id);
+    end if;
+    insert into tenancy.organization_journal (organization_id, before, after)
+    values (new.id, tenancy.placement(given), tenancy.placement(new))
+    on conflict (organization_id) do nothing;
+    return new;
+end
+$$;
+
+-- The trigger's argument is the column of the person who made the row.
+create or replace function tenancy.resolve_owner() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    fields jsonb;
+begin
+    if tg_op = 'UPDATE' and new.owner_organization_id is not distinct from old.owner_organization_id
+        or exists (select from public.organizations o where o.id = new.owner_organization_id) then
+        return new;
+    end if;
+    fields := to_jsonb(new);
+    new.owner_organization_id := tenancy.find_owner(
+        new.owner_organization_id, (fields ->> 'tenant_id')::uuid, (fields ->> tg_argv[0])::uuid);
+    return new;
+end
+$$;
+
+-- Moving the platform ---------------------------------------------------------------------------------------------
+
+-- Every column that may hold an organization's id.
+create or replace function tenancy.organization_references()
+returns table (relation regclass, column_name name)
+language sql stable
+begin atomic
+    select c.conrelid::regclass, a.attname
+    from pg_catalog.pg_constraint c
+    join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+    where c.contype = 'f' and c.confrelid = 'public.organizations'::regclass and cardinality(c.conkey) = 1
+    union
+    select a.attrelid::regclass, a.attname
+    from tenancy.classified_table t
+    join pg_catalog.pg_attribute a on a.attrelid = to_regclass('public.' || t.table_name)
+    where a.attname in ('tenant_id', 'owner_organization_id', 'organization_id', 'parent_organization_id')
+      and a.atttypid = 'uuid'::regtype
+      and not a.attisdropped;
+end;
+
+-- Gives an organization another id: a copy of the row, then everything that refers to it, then the old row goes.
+create or replace procedure tenancy.move_organization(p_from uuid, p_to uuid)
+language plpgsql
+as $$
+declare
+    reference record;
+    columns text;
+    more boolean;
+    -- One string for all: the row is locked, so that nobody begins to refer to it, and no deletion cascades.
+    farewell text := format('select from public.organizations where id = %L for update;', p_from);
+begin
+    select string_agg(quote_ident(a.attname), ', ' order by a.attnum) into columns
+    from pg_catalog.pg_attribute a
+    where a.attrelid = 'public.organizations'::regclass
+      and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname <> 'id';
+    call tenancy.patiently(format(
+        'insert into public.organizations (id, %1$s) overriding system value
+         select %2$L, %1$s from public.organizations where id = %3$L
+         on conflict (id) do nothing', columns, p_to, p_from));
+
+    for reference in select * from tenancy.organization_references() loop
+        loop
+            execute format('select exists (select from %s where %I = %L)',
+                reference.relation, reference.column_name, p_from) into more;
+            exit when not more;
+            call tenancy.patiently(format(
+                'update %1$s set %2$I = %3$L where ctid = any (array(select ctid from %1$s where %2$I = %4$L limit 5000))',
+                reference.relation, reference.column_name, p_to, p_from));
+        end loop;
+        farewell := farewell || format('update %1$s set %2$I = %3$L where %2$I = %4$L;',
+            reference.relation, reference.column_name, p_to, p_from);
+    end loop;
+    call tenancy.patiently(farewell || format('delete from public.organizations where id = %L', p_from));
+end
+$$;
+
+-- Placing the organizations ---------------------------------------------------------------------------------------
+
+-- Says what is contradictory in the data, all of it, before anything is changed.
+create or replace procedure tenancy.check_organizations()
+language plpgsql
+as $$
+declare
+    problem record;
+    problems text := '';
+begin
+    for problem in
+        select format('two rows or more claim to be the platform: %s', string_agg(o.id::text, ', ' order by o.id)) as text
+        from public.organizations o
+        where tenancy.level_of(o) = 'platform'
+          and not exists (select from tenancy.moved_organization m where m.old_id = o.id)
+        having count(*) > 1
+        union all
+        select format('%s has the platform''s id and is not the platform: %L', o.id, o.name)
+        from public.organizations o
+        where o.id = tenancy.platform_id() and tenancy.level_of(o) <> 'platform'
+        union all
+        select format('two rows or more claim to be the tenant %L: %s', o.tenant_key, string_agg(o.id::text, ', ' order by o.id))
+        from public.organizations o
+        where tenancy.level_of(o) = 'tenant'
+        group by o.tenant_key
+        having count(*) > 1 and o.tenant_key is not null
+        union all
+        select format('%s is mapped to %s, which is no tenant', m.organization_id, m.tenant_id)
+        from tenancy.organization_mapping m
+        join public.organizations o on o.id = m.tenant_id
+        where tenancy.level_of(o) <> 'tenant'
+        union all
+        select format('%s is mapped to a tenant, and is itself a %s', m.organization_id, tenancy.level_of(o))
+        from tenancy.organization_mapping m
+        join public.organizations o on o.id = m.organization_id
+        where tenancy.level_of(o) <> 'organization'
+        union all
+        select format('the parent of %s (%L) is %s, which is no %s', o.id, o.name, o.parent_organization_id, w.wanted)
+        from public.organizations o
+        join (values ('organization', 'tenant'), ('tenant', 'platform'), ('platform', 'parent of a platform')) as w (level, wanted)
+            on w.level = tenancy.level_of(o)::text
+        left join public.organizations p on p.id = o.parent_organization_id
+        where o.parent_organization_id is not null
+          and tenancy.level_of(p)::text is distinct from w.wanted
+          and not exists (select from tenancy.organization_mapping m where m.organization_id = o.id)
+        union all
+        select format('the slug %L is that of %s', o.slug, string_agg(o.id::text, ', ' order by o.id))
+        from public.organizations o
+        where o.slug <> '' and o.deleted_at is null
+          and not exists (select from tenancy.moved_organization m where m.old_id = o.id)
+        group by o.slug
+        having count(*) > 1
+    loop
+        problems := problems || e'\n  ' || problem.text;
+    end loop;
+    if problems <> '' then
+        raise exception e'the organizations contradict themselves, and nothing was changed:%', problems
+            using hint = 'Correct the rows, or say in tenancy.organization_mapping which tenant an organization belongs to.';
+    end if;
+end
+$$;
+
+create or replace procedure tenancy.place_organizations()
+language plpgsql
+as $$
+declare
+    organization public.organizations;
+    placed public.organizations;
+    level public.organization_type;
+    made uuid;
+begin
+    perform pg_catalog.set_config('lock_timeout', '2s', true);
+
+    for made in
+        -- Of no day in particular, so that a second run after a rollback makes the same rows.
+        insert into public.organizations (
+            id, name, organization_type, parent_organization_id, slug, is_active, created_at, updated_at)
+        select w.id, w.name, w.level::public.organization_type, w.parent, tenancy.free_slug(w.slug, w.id), w.is_active,
+            '2025-11-26 00:00:00+00', '2025-11-26 00:00:00+00'
+        from (values
+            (tenancy.platform_id(), 'VITAL Expert Platform', 'platform', null, 'vital-platform', true),
+            (tenancy.quarantine_tenant_id(), 'Quarantine', 'tenant', tenancy.platform_id(), 'quarantine', false),
+            (tenancy.quarantine_organization_id(), 'Unassigned', 'organization', tenancy.quarantine_tenant_id(), 'unassigned', true)
+        ) as w (id, name, level, parent, slug, is_active)
+        where not exists (select from public.organizations o where o.id = w.id)
+        returning id
+    loop
+        insert into tenancy.organization_journal (organization_id, after)
+        select o.id, tenancy.placement(o) from public.organizations o where o.id = made
+        on conflict (organization_id) do update set before = null;
+    end loop;
+
+    -- Tenants before their organizations; among equals the elder has the first choice of a slug.
+    for organization in
+        select o.*
+        from public.organizations o
+        order by tenancy.level_of(o), o.created_at, o.id
+        for update
+    loop
+        level := tenancy.level_of(organization);
+        placed := organization;
+        placed.organization_type := level;
+        placed.parent_organization_id := case level
+            when 'tenant' then tenancy.platform_id()
+            when 'organization' then tenancy.tenant_for(organization)
+        end;
+        if coalesce(organization.slug, '') = '' then
+            placed.slug := tenancy.free_slug(case level
+                when 'platform' then 'vital-platform'
+                when 'tenant' then coalesce(organization.tenant_key, tenancy.slugify(organization.name))
+                else tenancy.slugify(organization.name)
+            end, organization.id);
+        end if;
+        -- Placed once is placed: where it is now, somebody may have moved it.
+        continue when tenancy.placement(placed) = tenancy.placement(organization)
+            or exists (select from tenancy.organization_journal j where j.organization_id = organization.id)
+                and organization.organization_type is not null and organization.slug <> '';
+
+        update public.organizations o
+        set organization_type = placed.organization_type,
+            parent_organization_id = placed.parent_organization_id,
+            slug = placed.slug
+        where o.id = organization.id;
+        insert into tenancy.organization_journal (organization_id, before, after)
+        values (organization.id, tenancy.placement(organization), tenancy.placement(placed))
+        on conflict (organization_id) do update set after = excluded.after;
+    end loop;
+end
+$$;
+
+-- Filling the rows ------------------------------------------------------------------------------------------------
+
+-- One UPDATE gives a row all that it lacks. It computes from the row itself and not from a copy that a query read
+-- before: what the application changes meanwhile counts.
+create or replace procedure tenancy.backfill(p_table text, p_batch integer default 5000)
+language plpgsql
+as $$
+declare
+    relation constant regclass := 'public.' || quote_ident(p_table);
+    has_scope constant boolean := exists (
+        select from tenancy.classified_table c where c.table_name = p_table and c.class = 'resource'
+    );
+    has_tenant_id constant boolean := exists (
+        select from pg_catalog.pg_attribute a
+        where a.attrelid = relation and a.attname = 'tenant_id' and not a.attisdropped
+    );
+    incomplete constant text := case
+        when has_scope then
+            '(r.audience_key is null
+              or r.audience_key <> authz.audience_key(r.sharing_scope, r.owner_organization_id, r.owner_tenant_id)
+              or not exists (
+                select from public.organizations o
+                where o.id = r.owner_organization_id and o.tenant_organization_id is not distinct from r.owner_tenant_id))'
+        else
+            '(r.owner_organization_id is null or not exists (
+                select from public.organizations o where o.id = r.owner_organization_id))'
+    end;
+    -- The usual case first, and cheap: an owner in tenant_id, and nothing that contradicts it.
+    owner constant text := format('coalesce(%stenancy.find_owner(r.owner_organization_id, %s, r.%I))',
+        case when has_tenant_id then
+            '(select o.id from public.organizations o where o.id = r.tenant_id and r.owner_organization_id is null), ' end,
+        case when has_tenant_id then 'r.tenant_id' else 'null' end,
+        case when has_scope then 'created_by' else 'user_id' end);
+    change constant text := case
+        when has_scope then format(
+            '(owner_organization_id, sharing_scope, owner_tenant_id, audience_key) = (
+                select f.owner, f.scope, f.tenant, authz.audience_key(f.scope, f.owner, f.tenant)
+                from (
+                    select o.id as owner, o.tenant_organization_id as tenant,
+                        case when o.organization_type = ''platform'' and s.scope = ''tenant''
+                            then ''organization'' else s.scope end as scope
+                    from public.organizations o,
+                        (select coalesce(r.sharing_scope, tenancy.legacy_scope(r)) as scope) as s
+                    where o.id = %s
+                ) as f)', owner)
+        else 'owner_organization_id = ' || owner
+    end;
+    range text := '';
+    upto uuid;
+    batches integer := 0;
+begin
+    insert into tenancy.backfill_progress (table_name) values (p_table) on conflict do nothing;
+    commit;
+    loop
+        execute format(
+            'select b.id from (select r.id from %s r where %s %s order by r.id limit %s) as b order by b.id desc limit 1',
+            relation, incomplete, range, p_batch) into upto;
+        exit when upto is null;
+
+        -- What was there before, where it was anything; then the change, and what it came to.
+        call tenancy.patiently(format(
+            'insert into tenancy.journal (table_name, row_id, owner_before, scope_before)
+             select %1$L, r.id, r.owner_organization_id, %2$s
+             from %3$s r
+             where %4$s %5$s and r.id <= %6$L and (r.owner_organization_id is not null or %2$s is not null)
+             for update
+             on conflict do nothing;
+             with changed as (
+                 update %3$s r set %7$s
+                 where %4$s %5$s and r.id <= %6$L
+                 returning r.id, r.owner_organization_id, %2$s as sharing_scope
+             ),
+             journaled as (
+                 insert into tenancy.journal (table_name, row_id, owner_after, scope_after)
+                 select %1$L, id, owner_organization_id, sharing_scope from changed
+                 on conflict (table_name, row_id)
+                 do update set owner_after = excluded.owner_after, scope_after = excluded.scope_after
+             )
+             update tenancy.backfill_progress
+             set rows_changed = rows_changed + (select count(*) from changed)
+             where table_name = %1$L',
+            p_table, case when has_scope then 'r.sharing_scope' else 'null::public.sharing_scope_type' end,
+            relation, incomplete, range, upto, change));
+        range := format('and r.id > %L', upto);
+        batches := batches + 1;
+        if batches % 20 = 0 then
+            raise notice '%: % rows', p_table,
+                (select p.rows_changed from tenancy.backfill_progress p where p.table_name = p_table);
+        end if;
+    end loop;
+    update tenancy.backfill_progress set finished_at = clock_timestamp()
+    where table_name = p_table and finished_at is null;
+    commit;
+end
+$$;
+
+revoke all on all routines in schema tenancy from public;
+
+-- Run -------------------------------------------------------------------------------------------------------------
+
+call tenancy.check_organizations();
+
+do $$
+declare
+    platform uuid;
+begin
+    select coalesce(
+        (select m.old_id from tenancy.moved_organization m join public.organizations o on o.id = m.old_id),
+        (select o.id from public.organizations o
+         where tenancy.level_of(o) = 'platform' and o.id <> tenancy.platform_id())
+    ) into platform;
+    if platform is not null then
+        insert into tenancy.moved_organization values (platform, tenancy.platform_id()) on conflict do nothing;
+        commit;
+        call tenancy.move_organization(platform, tenancy.platform_id());
+    end if;
+end
+$$;
+
+do $$
+begin
+    call tenancy.patiently(
+        'create or replace trigger place_organization before insert on public.organizations
+         for each row execute function tenancy.place_organization()');
+end
+$$;
+
+call tenancy.place_organizations();
+
+do $$
+declare
+    target record;
+begin
+    for target in
+        select c.table_name, case c.class when 'resource' then 'created_by' else 'user_id' end as person
+        from tenancy.classified_table c
+        where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
+        order by c.table_name
+    loop
+        call tenancy.patiently(format(
+            $f$
+            create or replace trigger resolve_owner
+            before insert or update on public.%I
+            for each row when (current_setting('tenancy.backfill', true) is distinct from 'on')
+            execute function tenancy.resolve_owner(%L)
+            $f$,
+            target.table_name, target.person));
+        call tenancy.backfill(target.table_name);
+    end loop;
+end
+$$;
+
+-- What somebody should look at -------------------------------------------------------------------------------------
+
+do $$
+declare
+    target record;
+    rows bigint;
+begin
+    for target in
+        select o.id, o.name
+        from public.organizations o
+        where o.parent_organization_id = tenancy.quarantine_tenant_id() and o.id <> tenancy.quarantine_organization_id()
+        order by o.name, o.id
+    loop
+        raise notice 'in quarantine, because nothing says which tenant it belongs to: organization % (%)', target.id, target.name;
+    end loop;
+    for target in
+        select c.table_name, c.class
+        from tenancy.classified_table c
+        where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
+        order by c.table_name
+    loop
+        execute format('select count(*) from public.%I where owner_organization_id = %L',
+            target.table_name, tenancy.quarantine_organization_id()) into rows;
+        if rows > 0 then
+            raise notice 'in quarantine, because nothing says whose they are: % rows of %', rows, target.table_name;
+        end if;
+        continue when target.class <> 'resource';
+        execute format('select count(*) from public.%I where owner_organization_id = %L and sharing_scope = ''organization''',
+            target.table_name, tenancy.platform_id()) into rows;
+        if rows > 0 then
+            raise notice 'private to the platform''s own members, because they were not shown to everybody before: % rows of %',
+                rows, target.table_name;
+        end if;
+    end loop;
+
+    insert into tenancy.completed_phase (phase) values (2) on conflict do nothing;
+    perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
+end
+$$;
+
+reset search_path;

@@ -1,0 +1,122 @@
+-- What:  takes phase 2 back, by its journal: what still is as the backfill left it becomes what it was before. What the
+--        application or people wrote since stays.
+-- Needs: phase 2 as the latest phase, complete or not, run by the owner of the tables, outside a transaction (psql -f).
+--        Undo: run phase 2 again.
+-- Locks: rows, 5,000 at a time, each batch in a transaction of its own. Killed at any point and run again, it does the
+--        rest.
+
+set search_path = '';
+
+do $$
+declare
+    target record;
+    upto uuid;
+    moved record;
+begin
+    if to_regclass('tenancy.completed_phase') is null or to_regclass('tenancy.journal') is null then
+        raise notice 'phase 2 is not there: nothing to take back';
+        return;
+    end if;
+    if exists (select from tenancy.completed_phase where phase > 2) then
+        raise exception 'phase % is complete: roll it back before phase 2', (select max(phase) from tenancy.completed_phase);
+    end if;
+    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
+    delete from tenancy.completed_phase where phase = 2;
+    commit;
+
+    for target in
+        select t.tgname, t.tgrelid::regclass as relation
+        from pg_catalog.pg_trigger t
+        where t.tgfoid in (to_regprocedure('tenancy.resolve_owner()'), to_regprocedure('tenancy.place_organization()'))
+    loop
+        call tenancy.patiently(format('drop trigger %I on %s', target.tgname, target.relation));
+    end loop;
+
+    -- The rows.
+    for target in
+        select c.table_name, c.class
+        from tenancy.classified_table c
+        where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
+        order by c.table_name
+    loop
+        loop
+            select b.row_id into upto
+            from (
+                select j.row_id from tenancy.journal j where j.table_name = target.table_name order by j.row_id limit 5000
+            ) as b
+            order by b.row_id desc
+            limit 1;
+            exit when upto is null;
+            call tenancy.patiently(format(
+                'with batch as (
+                     delete from tenancy.journal where table_name = %1$L and row_id <= %2$L returning *
+                 )
+                 update public.%1$I r
+                 set owner_organization_id = b.owner_before%3$s
+                 from batch b
+                 where r.id = b.row_id and r.owner_organization_id is not distinct from b.owner_after%4$s',
+                target.table_name, upto,
+                case when target.class = 'resource' then
+                    ', sharing_scope = b.scope_before, owner_tenant_id = null,
+                     audience_key = authz.audience_key(b.scope_before, b.owner_before, null)' end,
+                case when target.class = 'resource' then ' and r.sharing_scope is not distinct from b.scope_after' end));
+        end loop;
+
+        -- Rows that came later and had no owner either.
+        call tenancy.patiently(format(
+            'update public.%I set owner_organization_id = null%s where owner_organization_id = %L',
+            target.table_name,
+            case when target.class = 'resource' then ', owner_tenant_id = null, audience_key = null' end,
+            tenancy.quarantine_organization_id()));
+    end loop;
+
+    -- The organizations: first those that phase 2 placed, then those that it made, unless somebody uses them.
+    perform set_config('lock_timeout', '2s', true);
+    update public.organizations o
+    set organization_type = (j.before ->> 'organization_type')::public.organization_type,
+        parent_organization_id = (j.before ->> 'parent_organization_id')::uuid,
+        slug = j.before ->> 'slug'
+    from tenancy.organization_journal j
+    where j.organization_id = o.id and j.before is not null and tenancy.placement(o) = j.after;
+
+    for target in
+        select o.id, exists (select from public.user_organizations uo where uo.organization_id = o.id)
+            or exists (select from public.agents a where a.tenant_id = o.id) as used
+        from public.organizations o
+        join tenancy.organization_journal j on j.organization_id = o.id and j.before is null
+    loop
+        if target.used then
+            update public.organizations
+            set organization_type = null, parent_organization_id = null, slug = null
+            where id = target.id;
+            raise notice 'organization % was made by phase 2 and is in use by now: it stays', target.id;
+        else
+            delete from public.organizations where id = target.id;
+        end if;
+    end loop;
+    delete from tenancy.organization_journal;
+    commit;
+
+    for moved in select old_id, new_id from tenancy.moved_organization loop
+        call tenancy.move_organization(moved.new_id, moved.old_id);
+        delete from tenancy.moved_organization where old_id = moved.old_id;
+        commit;
+    end loop;
+    perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
+end
+$$;
+
+begin;
+drop procedure if exists tenancy.backfill(text, integer), tenancy.place_organizations(), tenancy.check_organizations(),
+    tenancy.move_organization(uuid, uuid);
+drop function if exists tenancy.organization_references(), tenancy.resolve_owner(), tenancy.place_organization(),
+    tenancy.placement(public.organizations), tenancy.free_slug(text, uuid), tenancy.slugify(text),
+    tenancy.find_owner(uuid, uuid, uuid), tenancy.tenant_for(public.organizations), tenancy.level_of(public.organizations),
+    tenancy.platform_id(), tenancy.quarantine_tenant_id(), tenancy.quarantine_organization_id();
+drop table if exists tenancy.journal, tenancy.organization_journal, tenancy.moved_organization, tenancy.backfill_progress;
+commit;
+
+reset search_path;
