@@ -1,0 +1,774 @@
+-- What:  phase 3, constraints. Makes what phase 2 filled binding, and brings the indexes, functions and statistics.
+-- Needs: phase 2, run by the owner of the tables, outside a transaction (psql -f). Undo: the phase 3 rollback.
+-- Locks: SHARE UPDATE EXCLUSIVE where rows are read, a stronger one only for an instant, never waited for longer than
+--        200 ms at a time. Killed at any point and run again, it does the rest.
+
+set search_path = '';
+
+-- Refuse what cannot work -----------------------------------------------------------------------------------------
+
+do $$
+declare
+    culprits text;
+begin
+    if to_regclass('tenancy.completed_phase') is null
+        or not exists (select from tenancy.completed_phase where phase = 2) then
+        raise exception 'phase 3 needs phase 2, which is not complete here'
+            using hint = 'Run the phase 2 migration first.';
+    end if;
+    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
+
+    select string_agg(c.oid::regclass::text, ', ' order by c.relname) into culprits
+    from tenancy.classified_table t
+    join pg_catalog.pg_class c on c.oid = to_regclass('public.' || t.table_name)
+    where not pg_has_role(c.relowner, 'USAGE') or row_security_active(c.oid);
+    if culprits is not null then
+        raise exception 'phase 3 must run as the owner of the tables, whom row level security does not hold; % is not that for %',
+            current_user, culprits
+            using hint = 'Connect as the role that owns them.';
+    end if;
+
+    select string_agg(taken.name, ', ' order by taken.name) into culprits
+    from (
+        select p.oid::regprocedure::text as name
+        from pg_catalog.pg_proc p
+        where p.pronamespace = 'public'::regnamespace
+          and p.proname in ('get_organization_hierarchy', 'get_organization_tenant', 'get_user_accessible_organizations',
+              'get_accessible_agents', 'can_user_access_resource', 'refresh_organization_stats')
+        union all
+        select c.oid::regclass::text
+        from pg_catalog.pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relname in ('organization_stats', 'audit_logs')
+        union all
+        select 'schema audit' where to_regnamespace('audit') is not null
+    ) as taken
+    where to_regclass('tenancy.planned_index') is null;
+    if culprits is not null then
+        raise exception 'phase 3 makes objects of these names, and they are there already: %', culprits
+            using hint = 'Rename them before phase 3.';
+    end if;
+end
+$$;
+
+-- Phase 2's result, looked at once more, because people and programs have written since.
+do $$
+declare
+    target record;
+    found bigint;
+    problems text := '';
+begin
+    for target in
+        select w.what, w.count
+        from (
+            select 'organizations without a type' as what, count(*) filter (where organization_type is null) as count
+            from public.organizations
+            union all
+            select 'organizations without a slug', count(*) filter (where coalesce(slug, '') = '') from public.organizations
+            union all
+            select 'platforms with a parent, or others without one',
+                count(*) filter (where (organization_type = 'platform') <> (parent_organization_id is null))
+            from public.organizations
+            union all
+            select 'platforms beyond the one', greatest(count(*) - 1, 0) from public.organizations where organization_type = 'platform'
+            union all
+            select 'organizations whose parent is not one level above them', count(*)
+            from public.organizations o
+            left join public.organizations p on p.id = o.parent_organization_id
+            where o.organization_type <> 'platform'
+              and p.organization_type is distinct from
+                  (case o.organization_type when 'tenant' then 'platform' else 'tenant' end)::public.organization_type
+            union all
+            select 'slugs that two live organizations have', count(*)
+            from (
+                select from public.organizations where deleted_at is null group by slug having count(*) > 1
+            ) as duplicate
+            union all
+            select 'memberships with a role that is none of admin, member, viewer', count(*)
+            from public.user_organizations
+            where role is null or role not in ('admin', 'member', 'viewer')
+        ) as w
+        where w.count > 0
+    loop
+        problems := problems || format(e'\n  %s %s', target.count, target.what);
+    end loop;
+
+    for target in
+        select c.table_name, c.class = 'resource' as is_resource
+        from tenancy.classified_table c
+        where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
+        order by c.table_name
+    loop
+        execute format(
+            'select count(*) from public.%I r left join public.organizations o on o.id = r.owner_organization_id
+             where o.id is null', target.table_name) into found;
+        if found > 0 then
+            problems := problems || format(e'\n  %s rows of %s without an owner that exists', found, target.table_name);
+        end if;
+        if target.is_resource then
+            execute format(
+                'select count(*) from public.%I r join public.organizations o on o.id = r.owner_organization_id
+                 where r.audience_key is null
+                    or r.owner_tenant_id is distinct from o.tenant_organization_id
+                    or r.audience_key is distinct from authz.audience_key(r.sharing_scope, o.id, o.tenant_organization_id)',
+                target.table_name) into found;
+            if found > 0 then
+                problems := problems || format(e'\n  %s rows of %s without a scope, or not shared as their scope says',
+                    found, target.table_name);
+            end if;
+        end if;
+    end loop;
+    if problems <> '' then
+        raise exception e'the data is not ready for constraints:%', problems
+            using hint = 'Run phase 2 again; what it does not mend, correct by hand. schema/verify/phase2.sql lists the rows.';
+    end if;
+end
+$$;
+
+-- Who may do what -------------------------------------------------------------------------------------------------
+-- Everything that reads memberships is SECURITY DEFINER with a pinned search_path: row level security on memberships
+-- and organizations must not turn an answer into NULL. plpgsql where a policy calls it: PostgreSQL 15 plans the body of
+-- an SQL function anew for each statement.
+
+begin;
+set local lock_timeout = '2s';
+
+-- What is to be there after this phase, for the steps below and for whoever compares.
+create table if not exists tenancy.planned_index (
+    index_name text primary key,
+    definition text not null    -- as pg_get_indexdef() prints it
+);
+
+create table if not exists tenancy.planned_constraint (
+    table_name text not null,
+    constraint_name text not null,
+    definition text not null,
+    primary key (table_name, constraint_name)
+);
+
+-- Live: not deleted, active, and below a tenant that is.
+create or replace view authz.live_organization as
+select o.id, o.name, o.slug, o.organization_type, o.parent_organization_id, o.tenant_organization_id
+from public.organizations o
+left join public.organizations t on t.id = o.tenant_organization_id
+where o.deleted_at is null
+  and o.is_active
+  and (t.id is null or t.deleted_at is null and t.is_active);
+
+-- The backend, the owner of the tables and superusers may ask about anybody. Inside a SECURITY DEFINER function
+-- current_user is its owner: the caller is the role that was set, or else who logged in.
+create or replace function authz.is_privileged() returns boolean
+language sql stable parallel safe set search_path = ''
+begin atomic
+    select exists (
+        select
+        from pg_catalog.pg_roles r
+        where r.rolname = coalesce(nullif(current_setting('role'), 'none'), session_user)
+          and (r.rolbypassrls or pg_has_role(r.oid, c.relowner, 'USAGE'))
+    )
+    from pg_catalog.pg_class c
+    where c.oid = 'public.organizations'::regclass;
+end;
+
+create or replace function authz.require_self(p_user_id uuid) returns void
+language plpgsql stable parallel safe set search_path = ''
+as $$
+begin
+    if not coalesce(p_user_id = auth.uid(), false) and not authz.is_privileged() then
+        raise exception 'p_user_id must be the calling user' using errcode = 'insufficient_privilege';
+    end if;
+end
+$$;
+
+create or replace function authz.organizations_of(p_user_id uuid, p_roles text[]) returns uuid[]
+language plpgsql stable parallel safe security definer set search_path = ''
+as $$
+begin
+    return array(
+        select o.id
+        from public.user_organizations uo
+        join authz.live_organization o on o.id = uo.organization_id
+        where uo.user_id = p_user_id and uo.is_active and uo.role = any (p_roles)
+    );
+end
+$$;
+
+-- The audience keys of a user: everybody's, and of each organization its own and its tenant's.
+create or replace function authz.audiences_of(p_user_id uuid) returns uuid[]
+language plpgsql stable parallel safe security definer set search_path = ''
+as $$
+begin
+    if p_user_id is null then
+        return '{}';
+    end if;
+    return authz.shared_key('00000000-0000-0000-0000-000000000001') || array(
+        select distinct key.value
+        from public.user_organizations uo
+        join authz.live_organization o on o.id = uo.organization_id
+        cross join lateral (values (o.id), (authz.shared_key(o.tenant_organization_id))) as key (value)
+        where uo.user_id = p_user_id and uo.is_active and key.value is not null
+    );
+end
+$$;
+
+-- Whose rows nobody reads, however widely they are shared.
+create or replace function authz.suspended_organizations() returns uuid[]
+language plpgsql stable parallel safe security definer set search_path = ''
+as $$
+begin
+    return array(
+        select o.id
+        from public.organizations o
+        left join public.organizations t on t.id = o.tenant_organization_id
+        where o.deleted_at is not null or not o.is_active or t.deleted_at is not null or not t.is_active
+    );
+end
+$$;
+
+-- The organizations that a user sees: its own, their tenants and the platform.
+create or replace function authz.visible_organizations_of(p_user_id uuid) returns uuid[]
+language plpgsql stable parallel safe security definer set search_path = ''
+as $$
+begin
+    if p_user_id is null then
+        return '{}';
+    end if;
+    return '00000000-0000-0000-0000-000000000001'::uuid || array(
+        select distinct visible.id
+        from public.user_organizations uo
+        join authz.live_organization o on o.id = uo.organization_id
+        cross join lateral (values (o.id), (o.tenant_organization_id)) as visible (id)
+        where uo.user_id = p_user_id and uo.is_active and visible.id is not null
+          and visible.id <> '00000000-0000-0000-0000-000000000001'
+    );
+end
+$$;
+
+-- The functions of the checklist ----------------------------------------------------------------------------------
+-- An API role may call them, so each answers about the caller only, unless the caller is privileged.
+
+create or replace function public.get_organization_hierarchy(p_organization_id uuid)
+returns table (
+    organization_id uuid,
+    organization_name text,
+    slug text,
+    organization_type public.organization_type,
+    parent_organization_id uuid,
+    level integer
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+    -- From the platform down. There are three levels and no more, so nothing recurs.
+    return query
+    select o.id, o.name::text, o.slug::text, o.organization_type, o.parent_organization_id,
+        array_position(enum_range(null::public.organization_type), o.organization_type)
+    from public.organizations self
+    left join public.organizations parent on parent.id = self.parent_organization_id
+    join public.organizations o on o.id in (self.id, parent.id, parent.parent_organization_id)
+    where self.id = p_organization_id
+      and self.deleted_at is null
+      and (authz.is_privileged() or self.id = any (authz.visible_organizations_of(auth.uid())))
+    order by o.organization_type;
+end
+$$;
+
+create or replace function public.get_organization_tenant(p_organization_id uuid) returns uuid
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+    return (
+        select o.tenant_organization_id
+        from authz.live_organization o
+        where o.id = p_organization_id
+          and (authz.is_privileged() or o.id = any (authz.visible_organizations_of(auth.uid())))
+    );
+end
+$$;
+
+create or replace function public.get_user_accessible_organizations(p_user_id uuid)
+returns table (
+    organization_id uuid,
+    organization_name text,
+    slug text,
+    organization_type public.organization_type,
+    role text,
+    access_reason text
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+    perform authz.require_self(p_user_id);
+    return query
+    select o.id, o.name::text, o.slug::text, o.organization_type, uo.role::text,
+        case
+            when uo.role is not null then 'member'
+            when o.organization_type = 'tenant' then 'tenant of an organization'
+            else 'platform'
+        end
+    from authz.live_organization o
+    left join public.user_organizations uo on uo.organization_id = o.id and uo.user_id = p_user_id and uo.is_active
+    where o.id = any (authz.visible_organizations_of(p_user_id))
+    order by o.organization_type, o.name, o.id;
+end
+$$;
+
+create or replace function public.can_user_access_resource(
+    p_user_id uuid,
+    p_resource_owner_org_id uuid,
+    p_resource_sharing_scope public.sharing_scope_type
+) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+    perform authz.require_self(p_user_id);
+    return exists (
+        select
+        from authz.live_organization o
+        where o.id = p_resource_owner_org_id
+          and authz.audience_key(p_resource_sharing_scope, o.id, o.tenant_organization_id)
+              = any (authz.audiences_of(p_user_id))
+    );
+end
+$$;
+
+-- With a limit, it takes so many of each audience, which the index has in this order, and merges: the cost is that of
+-- the rows returned, not of the rows that there are.
+create or replace function public.get_accessible_agents(p_user_id uuid, p_limit integer default null)
+returns table (
+    agent_id uuid,
+    agent_name text,
+    agent_display_name text,
+    tier public.agent_tier,
+    sharing_scope public.sharing_scope_type,
+    owner_organization_id uuid,
+    access_reason text
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+    audiences uuid[];
+    suspended uuid[];
+begin
+    perform authz.require_self(p_user_id);
+    audiences := authz.audiences_of(p_user_id);
+    suspended := authz.suspended_organizations();
+    return query
+    select a.id, a.name::text, a.display_name::text, a.tier, a.sharing_scope, a.owner_organization_id,
+        case a.sharing_scope
+            when 'platform' then 'platform-wide'
+            when 'tenant' then 'tenant-wide'
+            else 'organization-private'
+        end
+    from unnest(audiences) as audience (key)
+    cross join lateral (
+        select *
+        from public.agents x
+        where x.audience_key = audience.key
+          and x.deleted_at is null
+          and x.status = 'active'
+          and x.owner_organization_id <> all (suspended)
+        order by x.priority desc, x.tier, x.name
+        limit p_limit
+    ) as a
+    order by a.priority desc, a.tier, a.name
+    limit p_limit;
+end
+$$;
+
+-- Statistics ------------------------------------------------------------------------------------------------------
+-- The materialised view is where no API role gets; row level security does not hold for one. The view in front shows
+-- callers their own organizations. Counts are made before they are joined: joined first, they multiply each other.
+
+create materialized view if not exists tenancy.organization_stats as
+select
+    o.id as organization_id,
+    o.name as organization_name,
+    o.organization_type,
+    coalesce(a.private, 0) as private_agents_count,
+    coalesce(a.tenant, 0) as tenant_agents_count,
+    coalesce(a.platform, 0) as platform_agents_count,
+    coalesce(a.total, 0) as total_agents_count,
+    coalesce(k.total, 0) as knowledge_docs_count,
+    coalesce(c.total, 0) as conversations_count,
+    coalesce(u.total, 0) as active_users_count,
+    c.latest as last_conversation_at,
+    a.latest as last_agent_created_at
+from public.organizations o
+left join (
+    select
+        owner_organization_id,
+        count(*) as total,
+        count(*) filter (where sharing_scope = 'organization') as private,
+        count(*) filter (where sharing_scope = 'tenant') as tenant,
+        count(*) filter (where sharing_scope = 'platform') as platform,
+        max(created_at) as latest
+    from public.agents
+    where deleted_at is null
+    group by owner_organization_id
+) as a on a.owner_organization_id = o.id
+left join (
+    select owner_organization_id, count(*) as total
+    from public.knowledge_documents
+    where deleted_at is null
+    group by owner_organization_id
+) as k on k.owner_organization_id = o.id
+left join (
+    select owner_organization_id, count(*) as total, max(created_at) as latest
+    from public.conversations
+    where deleted_at is null
+    group by owner_organization_id
+) as c on c.owner_organization_id = o.id
+left join (
+    select organization_id, count(*) as total
+    from public.user_organizations
+    where is_active
+    group by organization_id
+) as u on u.organization_id = o.id
+where o.deleted_at is null;
+
+-- REFRESH … CONCURRENTLY needs it.
+create unique index if not exists organization_stats_organization_id on tenancy.organization_stats (organization_id);
+
+create or replace view public.organization_stats with (security_barrier) as
+select s.*
+from tenancy.organization_stats s
+where s.organization_id = any ((select authz.organizations_of(auth.uid(), '{admin,member,viewer}'))::uuid[])
+   or (select authz.is_privileged());
+
+create or replace function public.refresh_organization_stats() returns void
+language plpgsql security definer set search_path = ''
+as $$
+begin
+    refresh materialized view concurrently tenancy.organization_stats;
+end
+$$;
+
+-- Audit -----------------------------------------------------------------------------------------------------------
+-- The table only: phase 4 writes it. It is here so that taking phase 4 back in a hurry loses no history. Partitions are
+-- where no API role gets, because the parent's policies do not hold for who reads them directly; the default one
+-- takes what has no month, so that a month that nobody made never blocks a write.
+
+create schema if not exists audit;
+revoke all on schema audit from public;
+
+create table if not exists public.audit_logs (
+    id bigint generated always as identity,
+    created_at timestamptz not null default clock_timestamp(),
+    organization_id uuid,       -- the owner of what was changed; null where it has none
+    user_id uuid,               -- who was signed in; null for the backend
+    actor_role text not null,   -- the role that acted
+    action text not null check (action in ('INSERT', 'UPDATE', 'DELETE', 'SOFT_DELETE')),
+    resource_type text not null,
+    resource_id uuid,
+    old_values jsonb,           -- of an update the changed columns only
+    new_values jsonb,
+    primary key (id, created_at)
+) partition by range (created_at);
+
+create table if not exists audit.audit_logs_default partition of public.audit_logs default;
+
+create index if not exists idx_audit_logs_organization on public.audit_logs (organization_id, created_at desc);
+
+-- A partition for each of the months from now on; returns how many it made.
+create or replace function audit.make_partitions(p_months integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+    month timestamptz := date_trunc('month', now(), 'UTC');
+    made integer := 0;
+begin
+    for i in 1..p_months loop
+        if to_regclass('audit.audit_logs_' || to_char(month at time zone 'UTC', 'YYYYMM')) is null then
+            execute format('create table audit.%I partition of public.audit_logs for values from (%L) to (%L)',
+                'audit_logs_' || to_char(month at time zone 'UTC', 'YYYYMM'), month, month + interval '1 month');
+            made := made + 1;
+        end if;
+        month := month + interval '1 month';
+    end loop;
+    return made;
+end
+$$;
+
+do $$ begin perform audit.make_partitions(3); end $$;
+
+-- Privileges ------------------------------------------------------------------------------------------------------
+-- The default privileges have just given the API roles everything on what is new in public.
+
+revoke all on public.audit_logs, public.organization_stats from public, anon, authenticated, service_role;
+revoke all on sequence public.audit_logs_id_seq from public, anon, authenticated, service_role;
+grant select on public.organization_stats to authenticated, service_role;
+
+revoke all on all routines in schema authz, audit, tenancy from public;
+-- A check constraint calls it as whoever writes the row.
+grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
+    to anon, authenticated, service_role;
+
+revoke all on function
+    public.get_organization_hierarchy(uuid),
+    public.get_organization_tenant(uuid),
+    public.get_user_accessible_organizations(uuid),
+    public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
+    public.get_accessible_agents(uuid, integer),
+    public.refresh_organization_stats()
+from public, anon, authenticated, service_role;
+grant execute on function
+    public.get_organization_hierarchy(uuid),
+    public.get_organization_tenant(uuid),
+    public.get_user_accessible_organizations(uuid),
+    public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
+    public.get_accessible_agents(uuid, integer)
+to authenticated, service_role;
+grant execute on function public.refresh_organization_stats() to service_role;
+
+commit;
+
+-- Indexes ---------------------------------------------------------------------------------------------------------
+-- Each as pg_get_indexdef() prints it, so that an index of that name with another shape is not taken for it.
+
+insert into tenancy.planned_index (index_name, definition)
+select split_part(w.definition, ' ', case when w.definition like 'CREATE UNIQUE %' then 4 else 3 end), w.definition
+from (
+    select unnest(array[
+        'CREATE UNIQUE INDEX idx_organizations_slug ON public.organizations USING btree (slug) WHERE (deleted_at IS NULL)',
+        'CREATE UNIQUE INDEX idx_organizations_one_platform ON public.organizations USING btree ((true)) WHERE (organization_type = ''platform''::public.organization_type)',
+        -- What the composite foreign keys refer to.
+        'CREATE UNIQUE INDEX idx_organizations_id_type ON public.organizations USING btree (id, organization_type)',
+        'CREATE UNIQUE INDEX idx_organizations_id_tenant ON public.organizations USING btree (id, tenant_organization_id)',
+        'CREATE INDEX idx_organizations_parent ON public.organizations USING btree (parent_organization_id)',
+        'CREATE INDEX idx_user_organizations_organization ON public.user_organizations USING btree (organization_id)',
+        -- Lists lead with who may read them. There is none on (priority, name) alone: under a LIMIT the planner would
+        -- walk it, and who sees little would read the whole table.
+        'CREATE INDEX idx_agents_audience ON public.agents USING btree (audience_key, priority DESC, name) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)',
+        'CREATE INDEX idx_agents_accessible ON public.agents USING btree (audience_key, priority DESC, tier, name) INCLUDE (owner_organization_id) WHERE ((deleted_at IS NULL) AND (status = ''active''::public.agent_status))',
+        'CREATE INDEX idx_agents_org_list ON public.agents USING btree (owner_organization_id, tier, name) INCLUDE (id, display_name, sharing_scope, audience_key) WHERE ((deleted_at IS NULL) AND (status = ''active''::public.agent_status))',
+        'CREATE INDEX idx_conversations_user ON public.conversations USING btree (user_id, created_at DESC) WHERE (deleted_at IS NULL)',
+        'CREATE INDEX idx_conversations_owner ON public.conversations USING btree (owner_organization_id)',
+        'CREATE INDEX idx_messages_conversation ON public.messages USING btree (conversation_id, created_at)',
+        -- A code is unique within its owner. Across owners it would tell what others have.
+        'CREATE UNIQUE INDEX idx_use_cases_owner_code ON public.use_cases USING btree (owner_organization_id, code) WHERE (deleted_at IS NULL)',
+        'CREATE UNIQUE INDEX idx_capabilities_owner_code ON public.capabilities USING btree (owner_organization_id, code) WHERE (deleted_at IS NULL)'
+    ])
+    union all
+    select format(i.definition, c.table_name)
+    from tenancy.classified_table c
+    join (values
+        ('CREATE INDEX idx_%1$s_owner ON public.%1$I USING btree (owner_organization_id, owner_tenant_id)'),
+        ('CREATE INDEX idx_%1$s_audience ON public.%1$I USING btree (audience_key, created_at DESC) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)')
+    ) as i (definition) on c.table_name <> 'agents' or i.definition not like '%audience%'
+    where c.class = 'resource'
+) as w (definition)
+where to_regclass(split_part(split_part(w.definition, ' ON ', 2), ' ', 1)) is not null
+on conflict (index_name) do update set definition = excluded.definition;
+
+-- Foreign keys of the legacy tables that no index leads with: deleting what they refer to would read the whole table.
+insert into tenancy.planned_index (index_name, definition)
+select i.name, format('CREATE INDEX %I ON %s USING btree (%I)', i.name, f.relation, f.column_name)
+from (
+    select distinct c.conrelid::regclass as relation, t.table_name, a.attname as column_name
+    from pg_catalog.pg_constraint c
+    join tenancy.classified_table t on to_regclass('public.' || t.table_name) = c.conrelid
+    join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+    where c.contype = 'f'
+      and cardinality(c.conkey) = 1
+      and a.attname <> 'owner_organization_id'
+      and not exists (
+          select from pg_catalog.pg_index x where x.indrelid = c.conrelid and x.indkey[0] = c.conkey[1] and x.indpred is null
+      )
+) as f
+cross join lateral (select format('idx_%s_%s', f.table_name, f.column_name) as name) as i
+on conflict (index_name) do nothing;
+
+do $$
+declare
+    culprit record;
+begin
+    -- A name that is taken by something of another shape, and that this phase has not made.
+    for culprit in
+        select p.index_name, pg_get_indexdef(c.oid) as found
+        from tenancy.planned_index p
+        join pg_catalog.pg_class c on c.relname = p.index_name and c.relnamespace = 'public'::regnamespace
+        left join pg_catalog.pg_index i on i.indexrelid = c.oid
+        where pg_get_indexdef(c.oid) is distinct from p.definition
+          and not exists (
+              select from tenancy.undo u
+              where u.phase = 3 and u.statement = format('drop index if exists public.%I', p.index_name)
+          )
+    loop
+        raise exception 'there is another % already: %', culprit.index_name, coalesce(culprit.found, 'not an index')
+            using hint = 'Rename it, and run phase 3 again.';
+    end loop;
+
+    -- Said before it is done: an index that a killed run left half-built is known to be ours.
+    insert into tenancy.undo (phase, statement)
+    select 3, format('drop index if exists public.%I', p.index_name)
+    from tenancy.planned_index p
+    where to_regclass('public.' || quote_ident(p.index_name)) is null
+      and not exists (
+          select from tenancy.undo u
+          where u.phase = 3 and u.statement = format('drop index if exists public.%I', p.index_name)
+      )
+    order by p.index_name;
+end
+$$;
+
+-- Half-built, or from an earlier text of this phase.
+select format('drop index concurrently public.%I', p.index_name)
+from tenancy.planned_index p
+join pg_catalog.pg_index i on i.indexrelid = to_regclass('public.' || quote_ident(p.index_name))
+where not i.indisvalid or pg_get_indexdef(i.indexrelid) <> p.definition
+order by p.index_name
+\gexec
+
+select regexp_replace(p.definition, ' INDEX ', ' INDEX CONCURRENTLY ')
+from tenancy.planned_index p
+where to_regclass('public.' || quote_ident(p.index_name)) is null
+order by p.index_name
+\gexec
+
+-- Constraints -----------------------------------------------------------------------------------------------------
+-- Added without a look at the rows, which takes an instant; then the rows are read under a lock that lets others write.
+
+insert into tenancy.planned_constraint (table_name, constraint_name, definition)
+select c.table_name, format(w.constraint_name, c.table_name), w.definition
+from tenancy.classified_table c
+join (values
+    ('organizations', 'org_hierarchy_valid',
+        'check ((organization_type = ''platform'') = (parent_organization_id is null))'),
+    ('organizations', 'organizations_parent_type_derived',
+        'check (parent_organization_type is not distinct from
+            (case organization_type when ''organization'' then ''tenant'' when ''tenant'' then ''platform'' end)::public.organization_type)'),
+    ('organizations', 'organizations_tenant_derived',
+        'check (tenant_organization_id is not distinct from
+            case organization_type when ''organization'' then parent_organization_id when ''tenant'' then id end)'),
+    -- Exactly three levels, no cycle, and nobody changes the type of an organization that has some below it: no row
+    -- need be locked and no trigger run for that, not even when two transactions try at once.
+    ('organizations', 'fk_parent_organization',
+        'foreign key (parent_organization_id, parent_organization_type)
+            references public.organizations (id, organization_type) on delete restrict'),
+    ('organizations', 'organizations_id_is_no_shared_key',
+        'check (substr(id::text, 15, 1) <> ''f'')'),
+    ('organizations', 'organizations_slug_not_empty', 'check (slug <> '''')'),
+    ('user_organizations', 'user_organizations_role_valid',
+        'check (role in (''admin'', ''member'', ''viewer''))'),
+    ('resource', 'fk_%s_owner',
+        'foreign key (owner_organization_id) references public.organizations (id) on delete restrict'),
+    -- Moves with the owner, in the same statement: a trigger alone would miss rows that are being written meanwhile.
+    ('resource', 'fk_%s_owner_tenant',
+        'foreign key (owner_organization_id, owner_tenant_id)
+            references public.organizations (id, tenant_organization_id) on update cascade on delete restrict'),
+    ('resource', '%s_owner_tenant_known',
+        'check ((owner_tenant_id is null) = (owner_organization_id = ''00000000-0000-0000-0000-000000000001''))'),
+    ('resource', '%s_audience_key_derived',
+        'check (audience_key is not distinct from authz.audience_key(sharing_scope, owner_organization_id, owner_tenant_id))'),
+    ('conversations', 'fk_conversations_owner',
+        'foreign key (owner_organization_id) references public.organizations (id) on delete restrict')
+) as w (place, constraint_name, definition) on w.place in (c.table_name, c.class)
+where to_regclass('public.' || c.table_name) is not null
+on conflict (table_name, constraint_name) do update set definition = excluded.definition;
+
+-- It would say of each check that is not there yet that it is not there yet.
+set client_min_messages = warning;
+
+do $$
+declare
+    step record;
+begin
+    -- Keys that the legacy tables have: deleting an organization must not delete what it owns. One that stands on the
+    -- owner goes, because the phase brings its own.
+    for step in
+        select c.conrelid::regclass as relation, c.conname, a.attname, pg_get_constraintdef(c.oid) as definition
+        from pg_catalog.pg_constraint c
+        join tenancy.classified_table t on to_regclass('public.' || t.table_name) = c.conrelid
+        join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+        where c.contype = 'f'
+          and c.confrelid = 'public.organizations'::regclass
+          and cardinality(c.conkey) = 1
+          and t.class in ('resource', 'private')
+          and c.conname not in (select p.constraint_name from tenancy.planned_constraint p)
+          and (c.confdeltype <> 'r' or a.attname = 'owner_organization_id')
+    loop
+        call tenancy.patiently(format(
+            'insert into tenancy.undo (phase, statement) values
+                (3, %1$L),
+                (3, %2$L);
+             alter table %3$s drop constraint %4$I%5$s',
+            format('alter table %s validate constraint %I', step.relation, step.conname),
+            format('alter table %s drop constraint if exists %I, add constraint %2$I %s not valid',
+                step.relation, step.conname, step.definition),
+            step.relation, step.conname,
+            case when step.attname <> 'owner_organization_id' then format(
+                ', add constraint %I foreign key (%I) references public.organizations (id) on delete restrict not valid',
+                step.conname, step.attname) end));
+        if step.attname <> 'owner_organization_id' then
+            call tenancy.patiently(format('alter table %s validate constraint %I', step.relation, step.conname));
+        end if;
+    end loop;
+
+    for step in
+        select p.*, c.oid is not null as is_there
+        from tenancy.planned_constraint p
+        left join pg_catalog.pg_constraint c
+            on c.conrelid = to_regclass('public.' || p.table_name) and c.conname = p.constraint_name
+        where c.oid is null or not c.convalidated
+        order by p.table_name, p.constraint_name
+    loop
+        if not step.is_there then
+            call tenancy.patiently(format(
+                'insert into tenancy.undo (phase, statement) values (3, %L); alter table public.%I add constraint %I %s not valid',
+                format('alter table public.%I drop constraint %I', step.table_name, step.constraint_name),
+                step.table_name, step.constraint_name, step.definition));
+        end if;
+        call tenancy.patiently(format('alter table public.%I validate constraint %I', step.table_name, step.constraint_name));
+    end loop;
+
+    -- A valid check lets SET NOT NULL pass without reading the table.
+    for step in
+        select c.table_name, w.column_name, format('%s_%s_filled', c.table_name, w.column_name) as check_name
+        from tenancy.classified_table c
+        join (values
+            ('organizations', 'organization_type'),
+            ('organizations', 'slug'),
+            ('resource', 'owner_organization_id'),
+            ('resource', 'sharing_scope'),
+            ('resource', 'audience_key'),
+            ('conversations', 'owner_organization_id')
+        ) as w (place, column_name) on w.place in (c.table_name, c.class)
+        join pg_catalog.pg_attribute a
+            on a.attrelid = to_regclass('public.' || c.table_name) and a.attname = w.column_name
+        where not a.attnotnull
+        order by c.table_name, w.column_name
+    loop
+        call tenancy.patiently(format(
+            'alter table public.%1$I drop constraint if exists %2$I, add constraint %2$I check (%3$I is not null) not valid',
+            step.table_name, step.check_name, step.column_name));
+        call tenancy.patiently(format('alter table public.%I validate constraint %I', step.table_name, step.check_name));
+        call tenancy.patiently(format(
+            'insert into tenancy.undo (phase, statement) values (3, %1$L);
+             alter table public.%2$I alter column %3$I set not null, drop constraint %4$I',
+            format('alter table public.%I alter column %I drop not null', step.table_name, step.column_name),
+            step.table_name, step.column_name, step.check_name));
+    end loop;
+end
+$$;
+
+reset client_min_messages;
+
+-- Planner statistics for the new columns; and the counts, which an earlier run may have taken too soon.
+select format('analyze public.%I', c.table_name)
+from tenancy.classified_table c
+where to_regclass('public.' || c.table_name) is not null
+order by c.table_name
+\gexec
+
+do $$
+begin
+    perform public.refresh_organization_stats();
+    insert into tenancy.completed_phase (phase) values (3) on conflict do nothing;
+    perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
+end
+$$;
+
+reset search_path;

@@ -1,0 +1,77 @@
+-- What:  takes phase 3 back: its constraints, indexes, functions and statistics go, the legacy keys return.
+-- Needs: phase 3 as the latest phase, complete or not, run by the owner of the tables, outside a transaction (psql -f).
+--        The audit history that phase 4 has written goes too: export it, then say so with
+--        PGOPTIONS='-c tenancy.discard_audit_logs=yes'. Undo: run phase 3 again.
+-- Locks: ACCESS EXCLUSIVE on a table for an instant at a time, never waited for longer than 200 ms at a time. Killed at
+--        any point and run again, it does the rest.
+
+set search_path = '';
+
+do $$
+declare
+    step record;
+    history boolean := false;
+begin
+    if to_regclass('tenancy.planned_index') is null then
+        raise notice 'phase 3 is not there: nothing to take back';
+        return;
+    end if;
+    if exists (select from tenancy.completed_phase where phase > 3) then
+        raise exception 'phase 4 is complete: roll it back before phase 3';
+    end if;
+    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
+    if to_regclass('public.audit_logs') is not null then
+        execute 'select exists (select from public.audit_logs)' into history;
+    end if;
+    if history and coalesce(current_setting('tenancy.discard_audit_logs', true), '') <> 'yes' then
+        raise exception 'public.audit_logs has a history, and this rollback drops it'
+            using hint = 'Export it, then run this with PGOPTIONS=''-c tenancy.discard_audit_logs=yes''.';
+    end if;
+    delete from tenancy.completed_phase where phase = 3;
+    commit;
+
+    for step in select id, statement from tenancy.undo where phase = 3 order by id desc loop
+        call tenancy.patiently(format('%s; delete from tenancy.undo where id = %s', step.statement, step.id));
+    end loop;
+
+    -- Left by a run that was killed between two statements.
+    for step in
+        select c.conrelid::regclass as relation, c.conname
+        from pg_catalog.pg_constraint c
+        join tenancy.classified_table t on to_regclass('public.' || t.table_name) = c.conrelid
+        where c.conname ~ format('^%s_\w+_filled$', t.table_name)
+    loop
+        call tenancy.patiently(format('alter table %s drop constraint %I', step.relation, step.conname));
+    end loop;
+
+    -- Nobody but these functions and views uses each other.
+    drop view if exists public.organization_stats;
+    drop materialized view if exists tenancy.organization_stats;
+    drop table if exists public.audit_logs;
+    drop function if exists
+        audit.make_partitions(integer),
+        public.refresh_organization_stats(),
+        public.get_organization_hierarchy(uuid),
+        public.get_organization_tenant(uuid),
+        public.get_user_accessible_organizations(uuid),
+        public.get_accessible_agents(uuid, integer),
+        public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
+        authz.visible_organizations_of(uuid),
+        authz.suspended_organizations(),
+        authz.audiences_of(uuid),
+        authz.organizations_of(uuid, text[]),
+        authz.require_self(uuid),
+        authz.is_privileged();
+    drop view if exists authz.live_organization;
+    drop schema if exists audit;
+    revoke all on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
+        from anon, authenticated, service_role;
+    drop table tenancy.planned_index, tenancy.planned_constraint;
+    perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
+end
+$$;
+
+reset search_path;
