@@ -462,7 +462,7 @@ create table if not exists public.audit_logs (
     actor_role text not null,   -- the role that acted
     action text not null check (action in ('INSERT', 'UPDATE', 'DELETE', 'SOFT_DELETE')),
     resource_type text not null,
-    resource_id uuid,
+    resource_id text,
     old_values jsonb,           -- of an update the changed columns only
     new_values jsonb,
     primary key (id, created_at)
