@@ -1,0 +1,78 @@
+-- What:  takes phase 4 back: the policies, privileges and triggers of phase 3 return as they were. The audit history stays.
+-- Needs: phase 4, run by the owner of the tables and of the database. Undo: run phase 4 again.
+-- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting. All or nothing, in one
+--        transaction. From then on the database is as open as it was.
+
+begin;
+set local lock_timeout = '2s';
+set local search_path = '';
+
+do $$
+declare
+    step record;
+begin
+    if to_regclass('tenancy.completed_phase') is null
+        or not exists (select from tenancy.completed_phase where phase = 4) then
+        raise notice 'phase 4 is not there: nothing to take back';
+        return;
+    end if;
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
+
+    -- What phase 4 made.
+    for step in
+        select format('drop policy %I on %s', p.polname, p.polrelid::regclass) as statement
+        from pg_catalog.pg_policy p
+        join pg_catalog.pg_class c on c.oid = p.polrelid
+        where c.relnamespace = 'public'::regnamespace
+        union all
+        select format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass)
+        from pg_catalog.pg_trigger t
+        where t.tgfoid in ('authz.guard()'::regprocedure, 'audit.record()'::regprocedure)
+    loop
+        execute step.statement;
+    end loop;
+    drop function public.soft_delete(text, uuid), authz.guard(), authz.may_share(public.sharing_scope_type, uuid),
+        authz.visible_organizations(), authz.admin_organizations(), authz.writer_organizations(),
+        authz.member_organizations(), authz.audiences(),
+        audit.record(), audit.organization_of(name, jsonb), audit.shown(text, jsonb, boolean);
+
+    -- Every privilege that somebody else than the owner has, then those that were there before.
+    for step in
+        select distinct format('revoke all on %s %s from %s',
+            case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass,
+            case a.grantee when 0 then 'public' else a.grantee::regrole::text end) as statement
+        from pg_catalog.pg_class c
+        cross join lateral (
+            select grantee from aclexplode(c.relacl)
+            union
+            select x.grantee from pg_catalog.pg_attribute t cross join aclexplode(t.attacl) as x where t.attrelid = c.oid
+        ) as a
+        where c.relnamespace = 'public'::regnamespace and pg_has_role(c.relowner, 'USAGE') and a.grantee <> c.relowner
+        union all
+        select distinct format('revoke all on routine %s from %s', p.oid::regprocedure,
+            case a.grantee when 0 then 'public' else a.grantee::regrole::text end)
+        from pg_catalog.pg_proc p
+        cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+        where p.pronamespace = 'public'::regnamespace and pg_has_role(p.proowner, 'USAGE') and a.grantee <> p.proowner
+        union all
+        select format('alter default privileges in schema public revoke all on %s from %s', kind, role)
+        from unnest(array['tables', 'sequences', 'functions']) as kind,
+            unnest(array['anon', 'authenticated', 'service_role']) as role
+    loop
+        execute step.statement;
+    end loop;
+    revoke all on function authz.suspended_organizations() from authenticated;
+    grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid) to anon;
+
+    for step in select statement from tenancy.undo where phase = 4 order by id desc loop
+        execute step.statement;
+    end loop;
+    delete from tenancy.undo where phase = 4;
+    delete from tenancy.completed_phase where phase = 4;
+end
+$$;
+
+commit;
