@@ -195,6 +195,10 @@ begin
 end
 $$;
 
+create or replace function authz.member_organizations() returns uuid[]
+language plpgsql stable parallel safe security definer set search_path = ''
+as $$ begin return authz.organizations_of(auth.uid(), '{admin,member,viewer}'); end $$;
+
 -- The audience keys of a user: everybody's, and of each organization its own and its tenant's.
 create or replace function authz.audiences_of(p_user_id uuid) returns uuid[]
 language plpgsql stable parallel safe security definer set search_path = ''
@@ -435,7 +439,7 @@ create unique index if not exists organization_stats_organization_id on tenancy.
 create or replace view public.organization_stats with (security_barrier) as
 select s.*
 from tenancy.organization_stats s
-where s.organization_id = any ((select authz.organizations_of(auth.uid(), '{admin,member,viewer}'))::uuid[])
+where s.organization_id = any ((select authz.member_organizations())::uuid[])
    or (select authz.is_privileged());
 
 create or replace function public.refresh_organization_stats() returns void
@@ -505,6 +509,8 @@ revoke all on all routines in schema authz, audit, tenancy from public;
 -- A check constraint calls it as whoever writes the row.
 grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
     to anon, authenticated, service_role;
+-- A view reads its tables as its owner, and executes its functions as whoever reads it.
+grant execute on function authz.member_organizations(), authz.is_privileged() to authenticated, service_role;
 
 revoke all on function
     public.get_organization_hierarchy(uuid),

@@ -265,10 +265,6 @@ create or replace function authz.audiences() returns uuid[]
 language plpgsql stable parallel safe security definer set search_path = ''
 as $$ begin return authz.audiences_of(auth.uid()); end $$;
 
-create or replace function authz.member_organizations() returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
-as $$ begin return authz.organizations_of(auth.uid(), '{admin,member,viewer}'); end $$;
-
 create or replace function authz.writer_organizations() returns uuid[]
 language plpgsql stable parallel safe security definer set search_path = ''
 as $$ begin return authz.organizations_of(auth.uid(), '{admin,member}'); end $$;
@@ -609,14 +605,17 @@ revoke all on all routines in schema authz, audit from public, anon, authenticat
 grant execute on function
     authz.audiences(),
     authz.suspended_organizations(),
-    authz.member_organizations(),
     authz.writer_organizations(),
     authz.admin_organizations(),
     authz.visible_organizations(),
     authz.may_share(public.sharing_scope_type, uuid)
 to authenticated;
-grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
-    to authenticated, service_role;
+grant execute on function
+    authz.audience_key(public.sharing_scope_type, uuid, uuid),
+    authz.shared_key(uuid),
+    authz.member_organizations(),
+    authz.is_privileged()
+to authenticated, service_role;
 
 revoke all on function public.soft_delete(text, uuid) from public, anon, authenticated, service_role;
 grant execute on function

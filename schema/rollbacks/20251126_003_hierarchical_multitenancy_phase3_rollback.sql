@@ -62,6 +62,7 @@ begin
         authz.visible_organizations_of(uuid),
         authz.suspended_organizations(),
         authz.audiences_of(uuid),
+        authz.member_organizations(),
         authz.organizations_of(uuid, text[]),
         authz.require_self(uuid),
         authz.is_privileged();

@@ -36,7 +36,7 @@ begin
     end loop;
     drop function public.soft_delete(text, uuid), authz.guard(), authz.may_share(public.sharing_scope_type, uuid),
         authz.visible_organizations(), authz.admin_organizations(), authz.writer_organizations(),
-        authz.member_organizations(), authz.audiences(),
+        authz.audiences(),
         audit.record(), audit.organization_of(name, jsonb), audit.shown(text, jsonb, boolean);
 
     -- Every privilege that somebody else than the owner has, then those that were there before.
