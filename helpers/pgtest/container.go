@@ -3,95 +3,119 @@ package pgtest
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/jackc/pgx/v5"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/modules/postgres"
-	"golang.org/x/sys/unix"
 )
 
 // defaultImage is what TEST_POSTGRES_IMAGE replaces.
 const defaultImage = "postgres:15"
 
-// startContainer starts the container that all test processes of this image
-// share, or joins it, and returns its URL. It has one fixed name, so that what a
-// killed run leaves is what the next run uses.
-func startContainer(ctx context.Context) (string, error) {
+// watchedEntrypoint is an image's own entry point, with the watchdog beside it: an
+// image has psql, and a server that starts can be watched from inside before its
+// starter could see to it. Over TCP, because the server which an image starts first,
+// to set itself up, does not listen there. $0 is the linger time.
+const watchedEntrypoint = `
+while sleep 1; do
+    PGPASSWORD=$POSTGRES_PASSWORD PGOPTIONS="-c tenancy.linger=$0" \
+        psql --no-psqlrc --host=127.0.0.1 --username=postgres --dbname=postgres --command="$TENANCY_WATCHDOG"
+done >/dev/null 2>&1 &
+exec docker-entrypoint.sh "$@"`
+
+// startContainer starts the container that all test processes of this image share,
+// or joins it. It has one fixed name, and the engine removes it when its server has
+// stopped.
+func startContainer(ctx context.Context, linger time.Duration) (*pgx.Conn, error) {
 	image := cmp.Or(os.Getenv(ImageVariable), defaultImage)
+	// testcontainers would remove the container at the end of the run that started
+	// it, though another one may have joined.
+	if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
+		return nil, err
+	}
 	preflight, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	engine, err := testcontainers.NewDockerClientWithOpts(preflight)
 	if err != nil {
-		return "", fmt.Errorf("reach the Docker engine: %w", err)
+		return nil, fmt.Errorf("reach the Docker engine: %w", err)
 	}
 	defer engine.Close()
 
-	sum := sha256.Sum256([]byte(image))
-	name := "tenancy-pgtest-" + hex.EncodeToString(sum[:])[:8]
 	// Two processes that start a container of one name at once race.
-	starting, err := lockFile(filepath.Join(os.TempDir(), fmt.Sprintf("%s-%d.lock", name, os.Getuid())), unix.LOCK_EX)
+	starting, err := lockFile(filepath.Join(os.TempDir(), fmt.Sprintf("tenancy-pgtest-%d.lock", os.Getuid())))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer starting.Close()
+	name := "tenancy-pgtest-" + hash(image, watchedEntrypoint, watchdog, linger.String())
 
-	if err := removeStopped(ctx, engine, name); err != nil {
-		return "", err
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(50 * time.Millisecond) {
+		there, err := running(ctx, engine, name)
+		if err != nil {
+			return nil, err
+		}
+		url, err := runContainer(ctx, image, name, linger)
+		var conn *pgx.Conn
+		if err == nil {
+			conn, err = join(ctx, url)
+			there = gone(err) // it starts, or it is about to stop
+		}
+		if err == nil {
+			return conn, nil
+		}
+		if !there {
+			return nil, err
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("the container's server did not answer within %s: %w", startTimeout, err)
+		}
 	}
-	container, err := postgres.Run(ctx, image,
+}
+
+// runContainer starts the container unless it runs, and returns its server's URL.
+func runContainer(ctx context.Context, image, name string, linger time.Duration) (string, error) {
+	started, err := postgres.Run(ctx, image,
 		postgres.WithUsername("postgres"), postgres.WithPassword(password), postgres.WithDatabase("postgres"),
-		postgres.BasicWaitStrategies(),
 		testcontainers.WithReuseByName(name),
+		testcontainers.WithEnv(map[string]string{"TENANCY_WATCHDOG": watchdog}),
+		testcontainers.WithEntrypoint("sh", "-c", watchedEntrypoint, seconds(linger)),
 		testcontainers.WithCmd("postgres",
 			"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
 			"-c", "max_connections=300", "-c", "shared_preload_libraries=pg_stat_statements"),
 		testcontainers.WithTmpfs(map[string]string{"/var/lib/postgresql/data": "rw"}),
+		testcontainers.WithHostConfigModifier(func(host *container.HostConfig) { host.AutoRemove = true }),
 	)
 	if err != nil {
 		return "", fmt.Errorf("start a container of %s: %w", image, err)
 	}
-	url, err := container.ConnectionString(ctx, "sslmode=disable")
+	url, err := started.ConnectionString(ctx, "sslmode=disable")
 	if err != nil {
 		return "", fmt.Errorf("find the container's port: %w", err)
 	}
-	return url, waitFor(ctx, url)
+	return url, nil
 }
 
-// removeStopped removes the container if it does not run: a server without fsync
-// that was killed, with its engine say, has data that nobody should trust.
-func removeStopped(ctx context.Context, engine *testcontainers.DockerClient, name string) error {
+// running tells whether the container runs, and removes it if it is there and does
+// not: a server without fsync that was killed, with its engine say, has data that
+// nobody should trust.
+func running(ctx context.Context, engine *testcontainers.DockerClient, name string) (bool, error) {
 	found, err := engine.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
-	if errdefs.IsNotFound(err) || err == nil && found.Container.State.Running {
-		return nil
+	if errdefs.IsNotFound(err) {
+		return false, nil
 	}
-	if err == nil {
-		_, err = engine.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	if err != nil || found.Container.State.Running {
+		return err == nil, err
 	}
-	if err != nil {
-		return fmt.Errorf("remove the stopped container %s: %w", name, err)
+	_, err = engine.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) { // the engine itself may be at it
+		return false, fmt.Errorf("remove the stopped container %s: %w", name, err)
 	}
-	return nil
-}
-
-// waitFor waits until the server answers: what the container printed at an
-// earlier start counts for the module's own wait, too.
-func waitFor(ctx context.Context, url string) error {
-	deadline := time.Now().Add(startTimeout)
-	for {
-		err := ping(ctx, url)
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the container's server did not answer within %s: %w", startTimeout, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	return true, nil
 }

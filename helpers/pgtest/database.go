@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -137,23 +138,23 @@ func (s *server) clone(ctx context.Context, name, template string) error {
 	return nil
 }
 
-// template returns the name of the recipe's template, "" for an empty one, built by whoever comes
-// first; the others wait for it. It counts as complete once it is marked as a
-// template, which happens last: what is not marked is left over from a killed
-// build, and starts anew.
+// template returns the name of the recipe's template, "" for an empty one, built by
+// whoever comes first; the others wait for it. It counts as complete once it is
+// marked as a template, which happens last: what is not marked is left over from a
+// killed build, and starts anew. One that has been used is kept for a day more; this
+// is written down so seldom that it costs nothing.
 func (s *server) template(ctx context.Context, r recipe) (name string, err error) {
 	if len(r.steps) == 0 {
 		return "", nil
 	}
 	name = r.template()
-	const marked = `select exists (select from pg_database where datname = $1 and datistemplate)`
-	var complete bool
-	if err := s.admin.QueryRow(ctx, marked, name).Scan(&complete); err != nil || complete {
-		return name, err
+	look := func() (complete, fresh bool, err error) {
+		err = s.admin.QueryRow(ctx, `select count(*) > 0, coalesce(bool_and(`+keptUntil+` > $2), false) from pg_database d where datname = $1 and datistemplate`,
+			name, time.Now().Add(templateLife-time.Hour)).Scan(&complete, &fresh)
+		return complete, fresh, err
 	}
-	before, err := s.template(ctx, recipe{steps: r.steps[:len(r.steps)-1]})
-	if err != nil {
-		return "", err
+	if _, fresh, err := look(); err != nil || fresh {
+		return name, err
 	}
 
 	// A session of its own holds the lock: the pool's connections are for everybody.
@@ -165,17 +166,31 @@ func (s *server) template(ctx context.Context, r recipe) (name string, err error
 	if _, err := lock.Exec(ctx, "select pg_advisory_lock(hashtextextended($1, 0))", name); err != nil {
 		return "", fmt.Errorf("lock template %s: %w", name, err)
 	}
-	if err := s.admin.QueryRow(ctx, marked, name).Scan(&complete); err != nil || complete {
+	// Under the lock, so that nobody sweeps it meanwhile.
+	complete, _, err := look()
+	if err != nil {
+		return "", err
+	}
+	if complete {
+		_, err := s.keep(ctx, name, templateLife)
 		return name, err
 	}
 
+	before, err := s.template(ctx, recipe{steps: r.steps[:len(r.steps)-1]})
+	if err != nil {
+		return "", err
+	}
 	if err := s.drop(ctx, name); err != nil {
 		return "", err
 	}
 	if err := s.clone(ctx, name, before); err != nil {
 		return "", err
 	}
-	if err := s.build(ctx, name, r.steps[len(r.steps)-1]); err != nil {
+	err = s.build(ctx, name, r.steps[len(r.steps)-1])
+	if err == nil {
+		_, err = s.keep(ctx, name, templateLife)
+	}
+	if err != nil {
 		return "", errors.Join(err, s.drop(context.WithoutCancel(ctx), name))
 	}
 	// In one statement, so that nobody connects to a template and blocks its copying.
@@ -200,19 +215,32 @@ func (s *server) build(ctx context.Context, database string, step schema.File) e
 	return err
 }
 
+// How long a database is kept beyond its use.
+const (
+	failedLife   = 30 * time.Minute // of a failed test, to be looked at
+	templateLife = 24 * time.Hour
+)
+
+// keptUntil is the time that [server.keep] wrote, in a query on pg_database d.
+const keptUntil = `coalesce(substring(shobj_description(d.oid, 'pg_database') from '^kept until (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$')::timestamptz, '-infinity')`
+
+// keep sees to it that a database is not swept for a while, and that a server which
+// would stop stays for one of a test. The time is in a comment on the database: it
+// outlives this process, and goes with the database.
+func (s *server) keep(ctx context.Context, name string, life time.Duration) (until time.Time, err error) {
+	until = time.Now().Add(life).Truncate(time.Second)
+	_, err = s.admin.Exec(ctx, fmt.Sprintf("comment on database %s is 'kept until %s'", quote(name), until.UTC().Format(time.RFC3339)))
+	if err != nil {
+		return until, fmt.Errorf("keep database %s: %w", name, err)
+	}
+	return until, nil
+}
+
 // ownership holds, for each database of this process, an advisory lock whose
 // session ends with the process: a database whose lock is free is nobody's.
 type ownership struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
-}
-
-func newOwnership(ctx context.Context, cfg *pgx.ConnConfig) (*ownership, error) {
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("connect for the locks of databases: %w", err)
-	}
-	return &ownership{conn: conn}, nil
 }
 
 func (o *ownership) add(ctx context.Context, name string) error {
@@ -243,15 +271,18 @@ func (o *ownership) tryAdd(ctx context.Context, name string) (free bool, err err
 	return free, err
 }
 
-// sweep drops the databases of processes that were killed.
+// sweep drops the databases of processes that were killed, those of failed tests
+// that were kept for long enough, and templates that nobody has used for a day.
 func (s *server) sweep(ctx context.Context) error {
-	rows, err := s.admin.Query(ctx, `select datname from pg_database where starts_with(datname, $1)`, clonePrefix)
+	const over = ` from pg_database d where (starts_with(datname, '` + clonePrefix + `') or starts_with(datname, '` + templatePrefix + `')) and ` +
+		keptUntil + ` <= now()`
+	rows, err := s.admin.Query(ctx, `select datname`+over)
 	if err != nil {
-		return fmt.Errorf("look for databases of killed processes: %w", err)
+		return fmt.Errorf("look for databases that nobody needs: %w", err)
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("look for databases of killed processes: %w", err)
+		return fmt.Errorf("look for databases that nobody needs: %w", err)
 	}
 	for _, name := range names {
 		free, err := s.owned.tryAdd(ctx, name)
@@ -261,8 +292,20 @@ func (s *server) sweep(ctx context.Context) error {
 		if !free {
 			continue
 		}
-		if err := errors.Join(s.drop(ctx, name), s.owned.remove(ctx, name)); err != nil {
-			return err
+		// It may have been used, or dropped, before it was locked.
+		var still, template bool
+		err = s.admin.QueryRow(ctx, `select true, datistemplate`+over+` and datname = $1`, name).Scan(&still, &template)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = nil
+		}
+		if err == nil && template {
+			_, err = s.admin.Exec(ctx, "alter database "+quote(name)+" with is_template false")
+		}
+		if err == nil && still {
+			err = s.drop(ctx, name)
+		}
+		if err := errors.Join(err, s.owned.remove(ctx, name)); err != nil {
+			return fmt.Errorf("sweep database %s: %w", name, err)
 		}
 	}
 	return nil

@@ -2,18 +2,26 @@ package pgtest_test
 
 import (
 	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/jackc/pgx/v5"
+	"github.com/moby/moby/client"
 	"github.com/stretchr/testify/require"
+	"github.com/testcontainers/testcontainers-go"
 
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/schema"
@@ -26,8 +34,12 @@ const (
 )
 
 // childVariable makes TestChild, in a process of its own, take a database, say its
-// name and wait to be ended.
-const childVariable = "PGTEST_CHILD"
+// URL, and wait to be ended or, as the value says, fail.
+const (
+	childVariable = "PGTEST_CHILD"
+	waits         = "waits"
+	fails         = "fails"
+)
 
 func TestChild(t *testing.T) {
 	t.Parallel()
@@ -35,8 +47,9 @@ func TestChild(t *testing.T) {
 		return // the work is done where the other tests start it
 	}
 	db := pgtest.New(t, schema.Legacy)
-	_, err := os.Stdout.WriteString("database " + db.Name + "\n")
+	_, err := os.Stdout.WriteString("database " + db.URL("") + "\n")
 	require.NoError(t, err)
+	require.NotEqual(t, fails, os.Getenv(childVariable))
 	_, err = io.Copy(io.Discard, os.Stdin)
 	require.NoError(t, err)
 }
@@ -45,46 +58,167 @@ func TestChild(t *testing.T) {
 func child(t *testing.T, env ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
-	cmd.Env = append(append(os.Environ(), childVariable+"=1"), env...)
+	cmd.Env = append(append(os.Environ(), childVariable+"="+waits), env...)
 	return cmd
+}
+
+// process is a child that has a database.
+type process struct {
+	cmd      *exec.Cmd
+	database *url.URL // the superuser's
+}
+
+func (p process) name() string { return strings.TrimPrefix(p.database.Path, "/") }
+
+// kill ends the child as nothing else does: it can clear up nothing.
+func (p process) kill(t *testing.T) {
+	t.Helper()
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGKILL))
+	require.Error(t, p.cmd.Wait())
+}
+
+// start waits until the child has its database.
+func start(t *testing.T, env ...string) process {
+	t.Helper()
+	cmd := child(t, env...)
+	_, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	_, text, found := strings.Cut(strings.TrimSpace(line), "database ")
+	require.True(t, found, line)
+	database, err := url.Parse(text)
+	require.NoError(t, err)
+	return process{cmd: cmd, database: database}
 }
 
 func TestKilledProcess(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Legacy)
-	exists := func(name string) (found bool) {
-		t.Helper()
-		require.NoError(t, db.Superuser.QueryRow(t.Context(), `select exists (select from pg_database where datname = $1)`, name).Scan(&found))
-		return found
-	}
-	start := func() (*exec.Cmd, string) {
-		t.Helper()
-		cmd := child(t)
-		_, err := cmd.StdinPipe()
-		require.NoError(t, err)
-		out, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		line, err := bufio.NewReader(out).ReadString('\n')
-		require.NoError(t, err)
-		_, name, _ := strings.Cut(strings.TrimSpace(line), "database ")
-		require.True(t, exists(name), "%q", line)
-		return cmd, name
-	}
-
-	victim, orphan := start()
-	require.NoError(t, victim.Process.Signal(syscall.SIGKILL))
-	require.Error(t, victim.Wait())
-	require.True(t, exists(orphan), "nobody has swept yet")
+	victim := start(t)
+	require.Contains(t, databases(t, db), victim.name())
+	victim.kill(t)
+	require.Contains(t, databases(t, db), victim.name(), "nobody has swept yet")
 
 	// The next process finds an orphan's lock free, once the server has noticed that its session is gone.
 	require.Eventually(t, func() bool {
-		next, taken := start()
-		defer func() { _ = next.Wait() }()
-		defer func() { _ = next.Process.Signal(syscall.SIGKILL) }()
-		return exists(taken) && !exists(orphan)
-	}, patience, pause, "%s was left behind", orphan)
-	require.True(t, exists(db.Name), "a database in use must survive the sweep")
+		next := start(t)
+		defer next.kill(t)
+		found := databases(t, db)
+		require.Contains(t, found, next.name())
+		return !slices.Contains(found, victim.name())
+	}, patience, pause, "%s was left behind", victim.name())
+	require.Contains(t, databases(t, db), db.Name, "a database in use must survive the sweep")
+}
+
+func TestUnusedTemplate(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Legacy)
+	suffix := strings.ToLower(rand.Text())[:12]
+	yesterday, tomorrow := "tenancy_t_old_"+suffix, "tenancy_t_new_"+suffix
+	for name, until := range map[string]time.Time{
+		yesterday: time.Now().Add(-time.Minute),
+		tomorrow:  time.Now().Add(time.Minute),
+	} {
+		for _, statement := range []string{
+			"create database " + name + " is_template true allow_connections false",
+			"comment on database " + name + " is 'kept until " + until.UTC().Format(time.RFC3339) + "'",
+		} {
+			_, err := db.Superuser.Exec(t.Context(), statement)
+			require.NoError(t, err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, statement := range []string{
+			"alter database " + tomorrow + " is_template false",
+			"drop database " + tomorrow,
+		} {
+			_, err := db.Superuser.Exec(context.WithoutCancel(t.Context()), statement)
+			require.NoError(t, err)
+		}
+	})
+
+	start(t).kill(t)
+	found := databases(t, db)
+	require.NotContains(t, found, yesterday)
+	require.Contains(t, found, tomorrow)
+	var kept time.Duration
+	require.NoError(t, db.Superuser.QueryRow(t.Context(),
+		`select min(substr(shobj_description(oid, 'pg_database'), 12)::timestamptz) - now() from pg_database
+		 where datistemplate and starts_with(datname, 'tenancy_t_') and datname not like 'tenancy\_t\_new\_%'`).Scan(&kept))
+	require.InDelta(t, 23.5, kept.Hours(), 0.6, "what is in use is kept for a day, written down at most once in an hour")
+}
+
+func TestUnusedServer(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(pgtest.URLVariable) != "" {
+		return // a server that the tests did not start is not theirs to stop
+	}
+	kind := "container"
+	if strings.HasPrefix(pgtest.Empty(t).Config(t, "").Host, "/") {
+		kind = "local"
+	}
+	// Whose linger time differs has another server: here, nobody else has this one.
+	linger := time.Second + time.Duration(os.Getpid())*time.Nanosecond
+	env := []string{pgtest.KindVariable + "=" + kind, pgtest.LingerVariable + "=" + linger.String()}
+	const longer = 3500 * time.Millisecond // than the server outlives its last user
+
+	holder := start(t, env...)
+	maintenance := *holder.database
+	maintenance.Path = "/postgres"
+	observer, err := pgx.Connect(t.Context(), maintenance.String())
+	require.NoError(t, err)
+	defer observer.Close(t.Context())
+	gone := goneServer(t, observer)
+	exists := func(p process) (found bool) {
+		t.Helper()
+		require.NoError(t, observer.QueryRow(t.Context(), `select exists (select from pg_database where datname = $1)`, p.name()).Scan(&found))
+		return found
+	}
+
+	failed := start(t, append(env, childVariable+"="+fails, pgtest.KeepVariable+"=1")...)
+	require.Error(t, failed.cmd.Wait())
+	time.Sleep(longer)
+	require.True(t, exists(holder), "a server in use must stay")
+	holder.kill(t)
+	time.Sleep(longer)
+	require.True(t, exists(failed), "the server must stay for the database of a failed test")
+	next := start(t, env...)
+	require.True(t, exists(failed), "the sweep must leave the database of a failed test")
+	require.False(t, exists(holder))
+
+	_, err = observer.Exec(t.Context(), "comment on database "+failed.name()+" is 'kept until 2000-01-01T00:00:00Z'")
+	require.NoError(t, err)
+	last := start(t, env...)
+	require.False(t, exists(failed), "kept for long enough")
+	next.kill(t)
+	last.kill(t)
+	require.Eventually(t, gone, patience, pause, "the server was left behind")
+	require.Error(t, observer.Ping(t.Context()))
+}
+
+// goneServer returns what tells whether nothing is left of a server that the tests
+// started.
+func goneServer(t *testing.T, conn *pgx.Conn) func() bool {
+	t.Helper()
+	if host := conn.Config().Host; strings.HasPrefix(host, "/") {
+		return func() bool {
+			_, err := os.Stat(host)
+			return errors.Is(err, fs.ErrNotExist)
+		}
+	}
+	var id string
+	require.NoError(t, conn.QueryRow(t.Context(), `select trim(e'\n' from pg_read_file('/etc/hostname'))`).Scan(&id))
+	engine, err := testcontainers.NewDockerClientWithOpts(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, engine.Close()) })
+	return func() bool {
+		_, err := engine.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+		return errdefs.IsNotFound(err)
+	}
 }
 
 func TestFaults(t *testing.T) {
@@ -109,6 +243,9 @@ func TestFaults(t *testing.T) {
 		"an unknown kind of server": {
 			[]string{pgtest.URLVariable + "=", pgtest.KindVariable + "=oracle"},
 			[]string{"TEST_POSTGRES=oracle: want container or local"}},
+		"a linger time that is none": {
+			[]string{pgtest.URLVariable + "=", pgtest.LingerVariable + "=long"},
+			[]string{"TEST_LINGER=long: want a duration, such as 10s"}},
 		"a folder without binaries": {
 			[]string{pgtest.URLVariable + "=", pgtest.KindVariable + "=local", pgtest.BinVariable + "=" + broken},
 			[]string{"no PostgreSQL server for the tests; tried", broken + " has no initdb", "Any of these will do"}},

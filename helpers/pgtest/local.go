@@ -7,7 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -24,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// supervisor is the shell script that runs a server for as long as somebody uses it.
+// supervisor is the shell script that runs a server and clears up after it.
 //
 //go:embed supervisor.sh
 var supervisor string
@@ -33,141 +34,168 @@ var supervisor string
 const startTimeout = 30 * time.Second
 
 // startLocal starts a server from local binaries, or joins the one that another
-// test process started, and returns its URL. It listens on a unix socket in its
-// run folder and nowhere else.
-//
-// Whoever uses the server holds a shared lock on the run folder's file "users".
-// The kernel gives it back when the process ends, however it ends, and the
-// supervisor stops a server that nobody holds any more.
-func startLocal(ctx context.Context) (string, error) {
+// test process started. It listens on a unix socket in its run folder and nowhere
+// else. Each server has a run folder of its own, so that one which stops is not in
+// the way of one which starts; a symbolic link names the latest.
+func startLocal(ctx context.Context, linger time.Duration) (*pgx.Conn, error) {
 	bin, version, err := findBinaries(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	id, err := serverUser()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	sum := sha256.Sum256([]byte(bin + "\n" + version + "\n" + supervisor))
-	key := hex.EncodeToString(sum[:])[:12]
-	run := filepath.Join(runRoot(), fmt.Sprintf("tenancy-%d-%s", os.Getuid(), key))
-
-	// Starting and stopping take turns across processes.
-	starting, err := lockFile(run+".lock", unix.LOCK_EX)
+	ours := filepath.Join(runRoot(), fmt.Sprintf("tenancy-%d", os.Getuid()))
+	starting, err := lockFile(ours + ".lock")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer starting.Close()
-	var users *os.File
-	for users == nil {
-		if err := os.MkdirAll(run, 0o755); err != nil {
-			return "", fmt.Errorf("make the run folder: %w", err)
-		}
-		users, err = lockFile(filepath.Join(run, "users"), unix.LOCK_SH)
-		// A supervisor that was stopping its server has just removed the folder.
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-	}
-	held = append(held, users)
 
-	server := url.URL{Scheme: "postgres", User: url.User("postgres"), Path: "/postgres", RawQuery: url.Values{"host": {run}}.Encode()}
-	if ping(ctx, server.String()) == nil {
-		return server.String(), nil
+	latest := ours + "-" + hash(bin, version, supervisor, watchdog, linger.String())
+	if run, err := os.Readlink(latest); err == nil {
+		conn, err := join(ctx, socketURL(run))
+		if err == nil {
+			// The watchdog that the starter saw to may have been ended.
+			if err := watch(ctx, conn, linger); err != nil {
+				return nil, errors.Join(err, conn.Close(ctx))
+			}
+			return conn, nil
+		}
+		if !gone(err) {
+			return nil, err
+		}
 	}
-	stopOrphan(run)
-	data := filepath.Join(run, "data")
-	if err := os.RemoveAll(data); err != nil {
-		return "", fmt.Errorf("clear the run folder: %w", err)
-	}
-	cluster, err := initialized(ctx, bin, key, id)
+	removeRuns(ours + "-*")
+	cluster, err := initialized(ctx, bin, hash(bin, version), id)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	run, err := os.MkdirTemp(runRoot(), filepath.Base(latest)+"-")
+	if err != nil {
+		return nil, fmt.Errorf("make the run folder: %w", err)
+	}
+	conn, err := startIn(ctx, run, bin, cluster, id, linger, func() error { return pointTo(run, latest) })
+	if err != nil {
+		_ = os.RemoveAll(run) // a server that is still stopping may be in the way: the next start tries again
+		return nil, err
+	}
+	return conn, nil
+}
+
+// startIn starts a server in a run folder and joins it. When it is watched, ready
+// is called; until that has returned without an error, the server stops with this
+// process.
+func startIn(ctx context.Context, run, bin, cluster string, id *syscall.Credential, linger time.Duration, ready func() error) (*pgx.Conn, error) {
+	data := filepath.Join(run, "data")
 	if err := os.CopyFS(data, os.DirFS(cluster)); err != nil {
-		return "", fmt.Errorf("copy the initialized cluster: %w", err)
+		return nil, fmt.Errorf("copy the initialized cluster: %w", err)
 	}
+	log, err := os.Create(filepath.Join(run, "log"))
+	if err != nil {
+		return nil, fmt.Errorf("make the server's log: %w", err)
+	}
+	defer log.Close()
 	if err := give(run, id); err != nil {
-		return "", err
+		return nil, err
 	}
 
-	log := filepath.Join(run, "log")
-	cmd := exec.Command("/bin/sh", "-c", supervisor, "supervisor", filepath.Join(bin, "postgres"), run, preloaded(bin))
+	cmd := exec.Command("/bin/sh", "-c", supervisor, "supervisor", run,
+		filepath.Join(bin, "postgres"), "-D", data, "-k", run, "-c", "listen_addresses=", "-c", "unix_socket_permissions=0777",
+		// A throw-away cluster: nothing of it need survive a crash of the machine.
+		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0",
+		// A crash ends the sessions that say who uses the server, and the one that watches it: it had better end.
+		"-c", "restart_after_crash=off",
+		"-c", "max_connections=300", "-c", "shared_preload_libraries="+preloaded(bin))
 	cmd.Dir = run
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: id}
+	supervised, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start the server's supervisor: %w", err)
+	}
+	defer supervised.Close()
 	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("start the server's supervisor: %w", err)
+		return nil, fmt.Errorf("start the server's supervisor: %w", err)
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
 	deadline := time.Now().Add(startTimeout)
 	for {
-		err := ping(ctx, server.String())
+		conn, err := join(ctx, socketURL(run))
 		if err == nil {
-			return server.String(), nil
+			err = watch(ctx, conn, linger)
+			if err == nil {
+				err = ready()
+			}
+			if err == nil {
+				_, err = supervised.Write([]byte("watched\n"))
+			}
+			if err != nil {
+				return nil, errors.Join(err, conn.Close(ctx))
+			}
+			return conn, nil
 		}
 		select {
 		case <-exited:
-			text, _ := os.ReadFile(log)
-			return "", fmt.Errorf("the server in %s did not start; its log says:\n%s", bin, text)
+			text, _ := io.ReadAll(io.NewSectionReader(log, 0, 1<<20))
+			return nil, fmt.Errorf("the server in %s did not start; its log says:\n%s", bin, text)
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return "", fmt.Errorf("the server in %s did not answer within %s (log: %s): %w", bin, startTimeout, log, err)
+			text, _ := io.ReadAll(io.NewSectionReader(log, 0, 1<<20))
+			return nil, fmt.Errorf("the server in %s did not answer within %s: %w; its log says:\n%s", bin, startTimeout, err, text)
 		}
 	}
 }
 
-// held keeps the lock files open until the process ends: a file that nothing
-// refers to would be closed, and its lock given back.
-var held []*os.File
+// pointTo makes the symbolic link, in place of one that is there.
+func pointTo(run, link string) error {
+	if err := errors.Join(os.RemoveAll(link), os.Symlink(run, link)); err != nil {
+		return fmt.Errorf("name the run folder: %w", err)
+	}
+	return nil
+}
 
-// lockFile opens a file, creating it, and waits for the lock on it. The lock goes
-// with the file's closing. A file that was removed meanwhile is opened anew.
-func lockFile(name string, how int) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o666)
-		if err != nil {
-			return nil, fmt.Errorf("open lock file: %w", err)
+// removeRuns removes what names servers that are no more, and the run folders of
+// those whose starter or supervisor was killed before it could.
+func removeRuns(pattern string) {
+	runs, _ := filepath.Glob(pattern) // the pattern is well formed
+	for _, run := range runs {
+		conn, err := net.Dial("unix", filepath.Join(run, ".s.PGSQL.5432"))
+		if err == nil {
+			_ = conn.Close() // it runs, or will stop by itself
+			continue
 		}
-		if err := unix.Flock(int(f.Fd()), how); err != nil {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
-		}
-		opened, err := f.Stat()
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-		if there, err := os.Stat(name); err == nil && os.SameFile(opened, there) {
-			return f, nil
-		}
-		if err := f.Close(); err != nil {
-			return nil, err
-		}
+		_ = os.RemoveAll(run) // the next one tries again
 	}
 }
 
-// stopOrphan ends a server whose supervisor was killed.
-func stopOrphan(run string) {
-	text, err := os.ReadFile(filepath.Join(run, "data", "postmaster.pid"))
+// socketURL is the superuser's URL of the server in a run folder.
+func socketURL(run string) string {
+	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Path: "/postgres", RawQuery: url.Values{"host": {run}}.Encode()}
+	return u.String()
+}
+
+// hash makes names of what things depend on.
+func hash(of ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(of, "\n")))
+	return hex.EncodeToString(sum[:])[:12]
+}
+
+// lockFile creates a file where there is none, and waits until no other process
+// has the lock on it: servers are started one at a time. The lock goes with the
+// file's closing, and with the process.
+func lockFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
-		return
+		return nil, fmt.Errorf("open lock file: %w", err)
 	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil {
-		return
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
 	}
-	// The pid may be somebody else's by now: only a process in this data folder is ours.
-	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != filepath.Join(run, "data") {
-		return
-	}
-	_ = syscall.Kill(pid, syscall.SIGQUIT)
-	for range 100 {
-		if syscall.Kill(pid, 0) != nil {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	return f, nil
 }
 
 // runRoot is where run folders are: in memory where the system offers it, and
@@ -250,10 +278,14 @@ func serverUser() (*syscall.Credential, error) {
 	return nil, errors.New("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as")
 }
 
-// give hands a folder and all in it to the server's user.
+// give hands a run folder and all in it to the server's user, and opens it to whom
+// the server's socket is open.
 func give(folder string, id *syscall.Credential) error {
+	if err := errors.Join(os.Chmod(folder, 0o755), os.Chmod(filepath.Join(folder, "data"), 0o700)); err != nil {
+		return fmt.Errorf("open the run folder: %w", err)
+	}
 	if id == nil {
-		return os.Chmod(filepath.Join(folder, "data"), 0o700)
+		return nil
 	}
 	err := filepath.WalkDir(folder, func(name string, _ os.DirEntry, err error) error {
 		if err != nil {
@@ -264,7 +296,7 @@ func give(folder string, id *syscall.Credential) error {
 	if err != nil {
 		return fmt.Errorf("hand %s to the server's user: %w", folder, err)
 	}
-	return os.Chmod(filepath.Join(folder, "data"), 0o700)
+	return nil
 }
 
 // initialized returns a folder with a cluster fresh from initdb, made once.
@@ -323,13 +355,4 @@ func preloaded(bin string) string {
 		}
 	}
 	return ""
-}
-
-// ping connects once.
-func ping(ctx context.Context, url string) error {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	return conn.Close(ctx)
 }

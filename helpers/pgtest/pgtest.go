@@ -9,13 +9,15 @@
 // asks for one of the latter. All test processes of a run share it. A database is
 // a clone of a template that is built once per content of the SQL files, seeds,
 // phase and server, and dropped when the test ends, unless TEST_KEEP_DB is set and
-// the test failed: then its URL is logged.
+// the test failed: then its URL is logged, and half an hour is left to look at it. A
+// container or a local server stops by itself when nobody has used it for ten seconds.
 package pgtest
 
 import (
 	"context"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -27,11 +29,12 @@ import (
 
 // Environment variables that this package reads.
 const (
-	URLVariable   = "TEST_DATABASE_URL"   // a superuser's URL of a server to use
-	KindVariable  = "TEST_POSTGRES"       // "container" or "local"
-	ImageVariable = "TEST_POSTGRES_IMAGE" // the container's image
-	BinVariable   = "TEST_POSTGRES_BIN"   // the folder that holds initdb and postgres
-	KeepVariable  = "TEST_KEEP_DB"        // any value keeps the database of a failed test
+	URLVariable    = "TEST_DATABASE_URL"   // a superuser's URL of a server to use
+	KindVariable   = "TEST_POSTGRES"       // "container" or "local"
+	ImageVariable  = "TEST_POSTGRES_IMAGE" // the container's image
+	BinVariable    = "TEST_POSTGRES_BIN"   // the folder that holds initdb and postgres
+	KeepVariable   = "TEST_KEEP_DB"        // any value keeps the database of a failed test, for half an hour
+	LingerVariable = "TEST_LINGER"         // how long a server that the tests started outlives its last user, 10s unless given
 )
 
 // Roles that the tests log in as. None but the owner owns anything.
@@ -83,7 +86,9 @@ func (db *DB) forTest(t testing.TB, err error) *DB {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if t.Failed() && os.Getenv(KeepVariable) != "" {
-			t.Logf("kept the database: psql '%s'", db.URL(OwnerRole))
+			until, err := db.server.keep(context.WithoutCancel(t.Context()), db.Name, failedLife)
+			require.NoError(t, err)
+			t.Logf("kept the database until %s: psql '%s'", until.Format(time.TimeOnly), db.URL(OwnerRole))
 			return
 		}
 		// The test's own context has ended by now.

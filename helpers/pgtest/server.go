@@ -7,10 +7,15 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vital-health/tenancy/helpers/script"
@@ -35,21 +40,28 @@ type server struct {
 // shared returns the process's server, found and prepared at the first call.
 var shared = sync.OnceValues(func() (*server, error) {
 	ctx := context.Background()
-	base, err := discover(ctx)
+	conn, err := discover(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return prepare(ctx, base)
+	return prepare(ctx, conn)
 })
 
-// discover returns a superuser's URL of the first server there is.
-func discover(ctx context.Context) (string, error) {
+// discover joins the first server there is, as superuser.
+func discover(ctx context.Context) (*pgx.Conn, error) {
 	if given := os.Getenv(URLVariable); given != "" {
-		return given, nil
+		return join(ctx, given)
+	}
+	linger := 10 * time.Second // packages of one run follow each other with gaps
+	if given := os.Getenv(LingerVariable); given != "" {
+		var err error
+		if linger, err = time.ParseDuration(given); err != nil {
+			return nil, fmt.Errorf("%s=%s: want a duration, such as 10s", LingerVariable, given)
+		}
 	}
 	starters := []struct {
 		kind  string
-		start func(context.Context) (string, error)
+		start func(context.Context, time.Duration) (*pgx.Conn, error)
 	}{{"container", startContainer}, {"local", startLocal}}
 
 	wanted := os.Getenv(KindVariable)
@@ -58,39 +70,95 @@ func discover(ctx context.Context) (string, error) {
 		if wanted != "" && wanted != s.kind {
 			continue
 		}
-		found, err := s.start(ctx)
+		found, err := s.start(ctx, linger)
 		if err == nil {
 			return found, nil
 		}
 		tried = append(tried, fmt.Sprintf("  %s: %s", s.kind, err))
 	}
 	if len(tried) == 0 {
-		return "", fmt.Errorf("%s=%s: want container or local", KindVariable, wanted)
+		return nil, fmt.Errorf("%s=%s: want container or local", KindVariable, wanted)
 	}
-	return "", fmt.Errorf("no PostgreSQL server for the tests; tried\n%s\nAny of these will do: start Docker; install PostgreSQL %d or later; "+
+	return nil, fmt.Errorf("no PostgreSQL server for the tests; tried\n%s\nAny of these will do: start Docker; install PostgreSQL %d or later; "+
 		"%s=<folder that holds initdb and postgres>; %s=postgres://<superuser>:<password>@<host>/postgres",
 		strings.Join(tried, "\n"), oldest, BinVariable, URLVariable)
 }
 
-// prepare connects to the server, refuses one that cannot serve, makes the roles
-// and sweeps what killed processes left behind.
-func prepare(ctx context.Context, base string) (_ *server, err error) {
+// join opens the session that makes this process one of the server's users: see
+// watchdog.sql. The session is the process's until that ends.
+func join(ctx context.Context, base string) (*pgx.Conn, error) {
 	u, err := url.Parse(base)
 	if err != nil {
 		return nil, fmt.Errorf("parse the server's URL: %w", errors.Unwrap(err)) // the outer error repeats the URL, and its password
 	}
-	cfg, err := pgxpool.ParseConfig(base)
+	cfg, err := pgx.ParseConfig(base)
 	if err != nil {
 		return nil, fmt.Errorf("parse the server's URL: %w", err)
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the server at %s: %w", u.Redacted(), err)
+	}
+	if _, err := conn.Exec(ctx, "select pg_advisory_lock_shared(hashtextextended('tenancy pgtest users', 0))"); err != nil {
+		return nil, errors.Join(fmt.Errorf("join the users of the server at %s: %w", u.Redacted(), err), conn.Close(ctx))
+	}
+	return conn, nil
+}
+
+// gone tells from an error of [join] whether there is no server, or one that is
+// starting or stopping. One that is there and refuses is not gone.
+func gone(err error) bool {
+	if answer := (*pgconn.PgError)(nil); errors.As(err, &answer) {
+		return slices.Contains([]string{"57P01", "57P02", "57P03"}, answer.Code) // admin_shutdown, crash_shutdown, cannot_connect_now
+	}
+	return err != nil
+}
+
+//go:embed watchdog.sql
+var watchdog string
+
+// watch starts the watchdog in the server that conn is connected to, unless it runs
+// already, and hangs up on it: it needs no client.
+func watch(ctx context.Context, conn *pgx.Conn, linger time.Duration) error {
+	cfg := conn.Config()
+	cfg.RuntimeParams["application_name"] = "tenancy watchdog"
+	cfg.RuntimeParams["tenancy.linger"] = seconds(linger)
+	cfg.RuntimeParams["client_connection_check_interval"] = "0"
+	session, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("start the server's watchdog: %w", err)
+	}
+	server := session.PgConn()
+	server.Frontend().SendQuery(&pgproto3.Query{String: watchdog})
+	if err := errors.Join(server.Frontend().Flush(), server.Conn().Close()); err != nil {
+		return fmt.Errorf("start the server's watchdog: %w", err)
+	}
+	return nil
+}
+
+// seconds is a duration in watchdog.sql's form.
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) }
+
+// prepare refuses a server that cannot serve, makes the roles and sweeps what
+// nobody needs any more. The session is the one that [join] opened.
+func prepare(ctx context.Context, conn *pgx.Conn) (_ *server, err error) {
+	u, err := url.Parse(conn.Config().ConnString())
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := pgxpool.ParseConfig(u.String())
+	if err != nil {
+		return nil, err
 	}
 	admin, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the server at %s: %w", u.Redacted(), err)
 	}
-	s := &server{superuser: *u, admin: admin}
+	s := &server{superuser: *u, admin: admin, owned: &ownership{conn: conn}}
 	defer func() {
 		if err != nil {
 			admin.Close()
+			_ = conn.Close(ctx)
 		}
 	}()
 
@@ -108,10 +176,6 @@ func prepare(ctx context.Context, base string) (_ *server, err error) {
 	}
 	if err := s.makeRoles(ctx); err != nil {
 		return nil, fmt.Errorf("make the roles: %w", err)
-	}
-	s.owned, err = newOwnership(ctx, cfg.ConnConfig)
-	if err != nil {
-		return nil, err
 	}
 	return s, s.sweep(ctx)
 }
