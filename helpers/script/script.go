@@ -3,8 +3,9 @@
 // unless the file says BEGIN, so that procedures may COMMIT and indexes may be
 // built CONCURRENTLY. Unlike psql it says, for an error, the file and the line.
 //
-// The only psql meta-command is \gexec, alone on its line: it ends the query before
-// it (in place of ';'), and each non-null cell of the result is run, row by row.
+// Of psql's meta-commands there are two, each alone on its line: \gexec ends the query
+// before it (in place of ';'), and each non-null cell of the result is run, row by row;
+// "\set ON_ERROR_STOP on", between statements, lets the file say it to psql by itself.
 package script
 
 import (

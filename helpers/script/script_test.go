@@ -38,6 +38,10 @@ func TestSplit(t *testing.T) {
 			{Line: 7, SQL: "select 4"},
 		}, split(t, "\ufeff-- first;\n\n  /* x */ select 1 -- one;\n; select 2;\nselect\n3;\n\tselect 4\n \n"))
 	})
+	t.Run("a file may tell psql to stop at an error", func(t *testing.T) {
+		t.Parallel()
+		require.Equal(t, []script.Statement{{Line: 2, SQL: "select 1;"}}, split(t, "\\set ON_ERROR_STOP on\nselect 1;\n"))
+	})
 	t.Run("gexec ends a query without being part of it", func(t *testing.T) {
 		t.Parallel()
 		require.Equal(t, []script.Statement{

@@ -22,7 +22,7 @@ type Statement struct {
 // The last statement may lack its ';'.
 //
 // Beyond psql, Split refuses before anything has run: any meta-command except
-// \gexec alone on its line, COPY … FROM STDIN, quotes and comments that are not
+// those of the package comment, COPY … FROM STDIN, quotes and comments that are not
 // closed, and a file that holds no statement. The error is an [*Error].
 // Variables (:name) are not substituted.
 func Split(f schema.File) ([]Statement, error) {
@@ -247,14 +247,22 @@ func (s *splitter) word() {
 	}
 }
 
-// metaCommand accepts \gexec alone on its line and refuses every other backslash.
+// stopOnError makes psql do what this package does anyway.
+const stopOnError = `\set ON_ERROR_STOP on`
+
+// metaCommand accepts stopOnError and \gexec, and refuses every other backslash.
 func (s *splitter) metaCommand() error {
 	s.errLine = s.line
 	before := s.text[strings.LastIndexByte(s.text[:s.pos], '\n')+1 : s.pos]
 	line, _, _ := strings.Cut(s.text[s.pos:], "\n")
 	command := strings.TrimSpace(line)
+	if command == stopOnError && strings.TrimSpace(before) == "" && !s.open {
+		s.advance(len(line))
+		return nil
+	}
 	if fields := strings.Fields(command); fields[0] != `\gexec` {
-		return fmt.Errorf("psql meta-command %s is not supported: only \\gexec, alone on its line", fields[0])
+		return fmt.Errorf(`psql meta-command %s is not supported: only \gexec and, between statements, "%s", each alone on its line`,
+			fields[0], stopOnError)
 	}
 	if command != `\gexec` || strings.TrimSpace(before) != "" {
 		return errors.New(`\gexec must stand alone on its line`)

@@ -11,7 +11,7 @@ import (
 	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
-	"github.com/vital-health/tenancy/helpers/verify"
+	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/schema"
 )
 
@@ -86,36 +86,14 @@ func testEnums(t *testing.T) {
 
 func testVerification(t *testing.T) {
 	t.Parallel()
-	f, err := schema.Verification(schema.Phase1)
-	require.NoError(t, err)
-	queries, err := verify.Parse(f)
-	require.NoError(t, err)
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 
 	// What each query is there to find.
-	faults := map[string]string{
+	phasetest.Verification(t, db, schema.Phase1, map[string]string{
 		"missing_columns":    `alter table public.prompts drop column sharing_scope`,
 		"enums":              `alter type public.sharing_scope_type rename to scope`,
 		"tables_out_of_step": `alter table public.agents disable trigger keep_owner_in_step`,
-	}
-	require.Len(t, queries, len(faults))
-	for _, q := range queries {
-		t.Run(q.Name+" holds, and finds what it is there to find", func(t *testing.T) {
-			result, err := verify.Run(t.Context(), db.Owner, q)
-			require.NoError(t, err)
-			require.True(t, result.OK, "%s", result)
-
-			require.Contains(t, faults, q.Name)
-			tx, err := db.Owner.Begin(t.Context())
-			require.NoError(t, err)
-			defer tx.Rollback(t.Context())
-			_, err = tx.Exec(t.Context(), faults[q.Name])
-			require.NoError(t, err)
-			result, err = verify.Run(t.Context(), tx, q)
-			require.NoError(t, err)
-			require.False(t, result.OK, "%s", result)
-		})
-	}
+	})
 }
 
 func testExistingRows(t *testing.T) {
@@ -143,7 +121,7 @@ func testExistingRows(t *testing.T) {
 func testOldApplication(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
-	oldApplicationWorks(t, db)
+	phasetest.OldApplication(t, db)
 	t.Run("shows everybody the agents that it showed before", func(t *testing.T) {
 		legacy := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		for _, user := range fixtures.Users {
@@ -152,40 +130,6 @@ func testOldApplication(t *testing.T) {
 		require.NotContains(t, visibleAgents(t, db, fixtures.Alice), fixtures.PfizerAgent.Name)
 		require.Contains(t, visibleAgents(t, db, fixtures.Bob), fixtures.PfizerAgent.Name)
 	})
-}
-
-// oldApplicationWorks runs the old application's statements, unchanged: what its
-// backend sends as service_role, and what a signed-in user sends through the API.
-func oldApplicationWorks(t *testing.T, db *pgtest.DB) {
-	t.Helper()
-	backend, alice := actor.Service(), actor.User(fixtures.Alice.ID)
-	for name, test := range map[string]struct {
-		as  actor.Actor
-		sql string
-	}{
-		"signs users in":                      {backend, `select u.id, uo.role from public.users u join public.user_organizations uo on uo.user_id = u.id where u.email = 'alice@novartis.com' and uo.is_active`},
-		"makes an organization":               {backend, `insert into public.organizations (name, tenant_type, tenant_key) values ('Roche', 'standard', 'pharma') returning id`},
-		"makes a document":                    {backend, `insert into public.knowledge_documents (title, is_public) values ('New', true) returning id`},
-		"inserts a use case or updates it":    {backend, `insert into public.use_cases (code, title) values ('UC-1', 'New') on conflict (code) do update set title = excluded.title returning id`},
-		"moves an agent to another owner":     {backend, `update public.agents set tenant_id = (select id from public.organizations where name = 'Pfizer') where name = 'Novartis RA Agent' returning id`},
-		"starts a conversation":               {backend, `insert into public.conversations (user_id, title) select id, 'New' from public.users where email = 'dana@consultant.example' returning id`},
-		"writes a message":                    {backend, `insert into public.messages (conversation_id, role, content) select id, 'user', 'Hi' from public.conversations limit 1 returning id`},
-		"deletes an agent":                    {backend, `delete from public.agents where name = 'Novartis Draft Agent' returning id`},
-		"counts agents with a function of it": {backend, `select public.count_tenant_agents(id) from public.organizations where name = 'Novartis'`},
-		"lists agents to Alice":               {alice, `select id, name, display_name, tier from public.agents where status = 'active' order by priority desc, name limit 50`},
-		"lets Alice make an agent":            {alice, `insert into public.agents (tenant_id, name, metadata) select id, 'New', '{"is_public": true}' from public.organizations where name = 'Novartis' returning id`},
-		"lets Alice rename her agent":         {alice, `update public.agents set display_name = 'RA' where name = 'Novartis RA Agent' returning id`},
-		"lets Alice write in a conversation":  {alice, `insert into public.messages (conversation_id, role, content) select id, 'user', 'Hi' from public.conversations where title = 'Alice asks about labels' returning id`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			require.NoError(t, test.as.Do(t, db, func(tx pgx.Tx) error {
-				tag, err := tx.Exec(t.Context(), test.sql)
-				require.NoError(t, err)
-				require.Positive(t, tag.RowsAffected(), "the statement must meet rows, or it proves nothing")
-				return nil
-			}))
-		})
-	}
 }
 
 func visibleAgents(t *testing.T, db *pgtest.DB, user fixtures.User) (names []string) {
@@ -236,47 +180,36 @@ func testBothGenerations(t *testing.T) {
 func testAgain(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
-	before := snapshot(t, db)
+	before := phasetest.Catalog(t, db)
 	db.Migrate(t, schema.Phase1)
-	require.Empty(t, catalog.Diff(before, snapshot(t, db)))
+	require.Empty(t, catalog.Diff(before, phasetest.Catalog(t, db)))
 }
 
 func testRefusals(t *testing.T) {
 	t.Parallel()
 	t.Run("a database without the legacy tables", func(t *testing.T) {
 		t.Parallel()
-		refused(t, pgtest.Empty(t), "phase 1 needs the legacy tables, and these are missing in schema public: organizations, users")
+		phasetest.RefusesMigration(t, pgtest.Empty(t), schema.Phase1, "phase 1 needs the legacy tables, and these are missing in schema public: organizations, users")
 	})
 	t.Run("a column of the same name and another type", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
-		exec(t, db, `alter table public.agents add column sharing_scope integer`)
-		refused(t, db, "public.agents.sharing_scope exists with type integer, wanted is public.sharing_scope_type")
+		phasetest.Exec(t, db, `alter table public.agents add column sharing_scope integer`)
+		phasetest.RefusesMigration(t, db, schema.Phase1, "public.agents.sharing_scope exists with type integer, wanted is public.sharing_scope_type")
 	})
 	t.Run("an enum of the same name and other labels", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
-		exec(t, db, `create type public.organization_type as enum ('tenant')`)
-		refused(t, db, "type public.organization_type exists with the labels {tenant}")
+		phasetest.Exec(t, db, `create type public.organization_type as enum ('tenant')`)
+		phasetest.RefusesMigration(t, db, schema.Phase1, "type public.organization_type exists with the labels {tenant}")
 	})
 	t.Run("a role that does not own the tables", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		_, err := db.Superuser.Exec(t.Context(), `alter table public.organizations owner to service_role`)
 		require.NoError(t, err)
-		refused(t, db, "phase 1 must run as the owner of the tables, and tenancy_owner does not own public.organizations")
+		phasetest.RefusesMigration(t, db, schema.Phase1, "phase 1 must run as the owner of the tables, and tenancy_owner does not own public.organizations")
 	})
-}
-
-// refused runs phase 1, which must fail with the message and leave nothing behind.
-func refused(t *testing.T, db *pgtest.DB, message string) {
-	t.Helper()
-	before := snapshot(t, db)
-	migration, err := schema.Migration(schema.Phase1)
-	require.NoError(t, err)
-	_, err = db.Run(t, migration)
-	require.ErrorContains(t, err, message)
-	require.Empty(t, catalog.Diff(before, snapshot(t, db)))
 }
 
 func TestRollbackPhase1(t *testing.T) {
@@ -284,45 +217,45 @@ func TestRollbackPhase1(t *testing.T) {
 	checklist.Proves(t, "rollback-procedures/rollback-phase-1", "phase-1/if-issues-found-execute-phase-1-rollback-script",
 		"phase-1/application-tested-after-rollback")
 	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
-	legacy, data := snapshot(t, db), contents(t, db)
+	legacy, data := phasetest.Catalog(t, db), phasetest.Data(t, db)
 	db.Migrate(t, schema.Phase1)
-	migrated := snapshot(t, db)
+	migrated := phasetest.Catalog(t, db)
 	require.NotEmpty(t, catalog.Diff(legacy, migrated))
 
 	db.Rollback(t, schema.Phase1)
 	t.Run("the catalog is the legacy one again", func(t *testing.T) {
-		require.Empty(t, catalog.Diff(legacy, snapshot(t, db)))
+		require.Empty(t, catalog.Diff(legacy, phasetest.Catalog(t, db)))
 	})
 	t.Run("the data is the legacy data again", func(t *testing.T) {
-		require.Empty(t, catalog.Diff(data, contents(t, db)))
+		require.Empty(t, catalog.Diff(data, phasetest.Data(t, db)))
 	})
-	t.Run("the old application works", func(t *testing.T) { oldApplicationWorks(t, db) })
+	t.Run("the old application works", func(t *testing.T) { phasetest.OldApplication(t, db) })
 	t.Run("a second rollback finds nothing to do", func(t *testing.T) {
 		db.Rollback(t, schema.Phase1)
-		require.Empty(t, catalog.Diff(legacy, snapshot(t, db)))
+		require.Empty(t, catalog.Diff(legacy, phasetest.Catalog(t, db)))
 	})
 	t.Run("up again is what it was the first time", func(t *testing.T) {
 		db.Migrate(t, schema.Phase1)
-		require.Empty(t, catalog.Diff(migrated, snapshot(t, db)))
+		require.Empty(t, catalog.Diff(migrated, phasetest.Catalog(t, db)))
 	})
 	t.Run("an enum that was there before stays", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
-		exec(t, db, `create type public.organization_type as enum ('platform', 'tenant', 'organization')`)
-		before := snapshot(t, db)
+		phasetest.Exec(t, db, `create type public.organization_type as enum ('platform', 'tenant', 'organization')`)
+		before := phasetest.Catalog(t, db)
 		db.Migrate(t, schema.Phase1)
 		db.Rollback(t, schema.Phase1)
-		require.Empty(t, catalog.Diff(before, snapshot(t, db)))
+		require.Empty(t, catalog.Diff(before, phasetest.Catalog(t, db)))
 	})
 	t.Run("a column that was there before stays", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
-		exec(t, db, `alter table public.organizations add column slug varchar(60); update public.organizations set slug = 'kept' where name = 'Novartis'`)
-		before, data := snapshot(t, db), contents(t, db)
+		phasetest.Exec(t, db, `alter table public.organizations add column slug varchar(60); update public.organizations set slug = 'kept' where name = 'Novartis'`)
+		before, data := phasetest.Catalog(t, db), phasetest.Data(t, db)
 		db.Migrate(t, schema.Phase1)
 		db.Rollback(t, schema.Phase1)
-		require.Empty(t, catalog.Diff(before, snapshot(t, db)))
-		require.Empty(t, catalog.Diff(data, contents(t, db)))
+		require.Empty(t, catalog.Diff(before, phasetest.Catalog(t, db)))
+		require.Empty(t, catalog.Diff(data, phasetest.Data(t, db)))
 	})
 }
 
@@ -351,24 +284,4 @@ func difference(a, b []column) []column {
 		}
 	}
 	return only
-}
-
-func snapshot(t *testing.T, db *pgtest.DB) catalog.Catalog {
-	t.Helper()
-	found, err := catalog.Take(t.Context(), db.Superuser)
-	require.NoError(t, err)
-	return found
-}
-
-func contents(t *testing.T, db *pgtest.DB) catalog.Data {
-	t.Helper()
-	found, err := catalog.TakeData(t.Context(), db.Superuser)
-	require.NoError(t, err)
-	return found
-}
-
-func exec(t *testing.T, db *pgtest.DB, sql string) {
-	t.Helper()
-	_, err := db.Owner.Exec(t.Context(), sql)
-	require.NoError(t, err)
 }

@@ -2,6 +2,8 @@
 -- Needs: the legacy tables, run by their owner. Undo: rollbacks/20251126_001_hierarchical_multitenancy_phase1_rollback.sql.
 -- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting; no row is read or written.
 
+\set ON_ERROR_STOP on
+
 begin;
 set local lock_timeout = '2s';
 set local search_path = '';
@@ -352,20 +354,18 @@ as $$
 declare
     flagged public.sharing_scope_type := tenancy.legacy_scope(new);
 begin
-    if tg_op = 'INSERT' and flagged = 'organization' then
+    if tg_op = 'INSERT' and flagged <> 'organization' or tg_op = 'UPDATE' and flagged <> tenancy.legacy_scope(old) then
+        new.sharing_scope := flagged;
+    elsif tg_op = 'INSERT' or new.owner_organization_id is not distinct from old.owner_organization_id then
         return new;
     end if;
-    if tg_op = 'UPDATE' and flagged = tenancy.legacy_scope(old) then
-        return new;
-    end if;
-    -- The platform has no tenant to share with.
-    if flagged = 'tenant' and exists (
+    -- The platform has no tenant to share with; a row may come to it that was shared with one before.
+    if new.sharing_scope = 'tenant' and exists (
         select from public.organizations o
         where o.id = new.owner_organization_id and o.organization_type = 'platform'
     ) then
-        flagged := 'organization';
+        new.sharing_scope := 'organization';
     end if;
-    new.sharing_scope := flagged;
     return new;
 end
 $$;

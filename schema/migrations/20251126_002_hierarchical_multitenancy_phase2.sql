@@ -3,16 +3,32 @@
 -- Locks: rows, 5,000 at a time, each batch in a transaction of its own. Killed at any point and run again, it does the
 --        rest; run again when complete, it changes nothing. What people corrected by hand stays.
 
+\set ON_ERROR_STOP on
+
 set search_path = '';
 
 -- Refuse what cannot work -----------------------------------------------------------------------------------------
+-- All definitions are one transaction with the checks: what is refused has left nothing. The local value is gone unless a
+-- transaction is open.
+
+set tenancy.migrating = '';
+do $$ begin perform set_config('tenancy.migrating', 'in a transaction', true); end $$;
+
+begin;
 
 do $$
 declare
+    complete boolean := false;
     culprits text;
 begin
-    if to_regclass('tenancy.completed_phase') is null
-        or not exists (select from tenancy.completed_phase where phase = 1) then
+    if current_setting('tenancy.migrating') <> '' then
+        raise exception 'phase 2 commits as it goes, and cannot run inside a transaction'
+            using hint = 'Run it by psql -f, without -1 and without a BEGIN before it.';
+    end if;
+    if to_regclass('tenancy.completed_phase') is not null then
+        complete := exists (select from tenancy.completed_phase where phase = 1);
+    end if;
+    if not complete then
         raise exception 'phase 2 needs phase 1, which is not complete here'
             using hint = 'Run the phase 1 migration first.';
     end if;
@@ -122,6 +138,16 @@ begin atomic
         tenancy.quarantine_tenant_id());
 end;
 
+-- The id that an organization has got instead of this one; null if it has kept it.
+create or replace function tenancy.moved_to(p_id uuid) returns uuid
+language sql stable
+begin atomic
+    select o.id
+    from tenancy.moved_organization m
+    join public.organizations o on o.id = m.new_id
+    where m.old_id = p_id;
+end;
+
 -- The owner of a row: the one it names, in whichever column. If two are named, or none that exists, choosing one would
 -- show the row to somebody new; only the person who made it can still decide, by being a member of one organization
 -- and of no other. Never the platform: that is where rows are shown to everybody.
@@ -132,8 +158,7 @@ declare
     named uuid[] := array(
         select distinct o.id
         from unnest(array[p_owner, p_tenant]) as name (id)
-        left join tenancy.moved_organization m on m.old_id = name.id
-        join public.organizations o on o.id = coalesce(m.new_id, name.id)
+        join public.organizations o on o.id = coalesce(tenancy.moved_to(name.id), name.id)
     );
 begin
     return case cardinality(named)
@@ -160,10 +185,10 @@ language sql immutable parallel safe
 return left(
     trim(both '-' from regexp_replace(
         lower(translate(
-            replace(replace(replace(replace(replace(
+            replace(replace(replace(replace(replace(replace(
                 regexp_replace(normalize(coalesce(p_name, ''), nfkd), '[\u0300-\u036f]', '', 'g'),
-                'ß', 'ss'), 'æ', 'ae'), 'Æ', 'ae'), 'œ', 'oe'), 'Œ', 'oe'),
-            'øØłŁđĐðÐþÞı', 'oOlLdDdDtTi')),
+                'ß', 'ss'), 'ẞ', 'ss'), 'æ', 'ae'), 'Æ', 'ae'), 'œ', 'oe'), 'Œ', 'oe'),
+            'øØłŁđĐðÐþÞı', 'oOlLdDdDtTi') collate "C"),
         '[^a-z0-9]+', '-', 'g')),
     60);
 
@@ -226,15 +251,22 @@ create or replace function tenancy.resolve_owner() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
+    moved constant uuid := tenancy.moved_to(new.owner_organization_id);
     fields jsonb;
 begin
-    if tg_op = 'UPDATE' and new.owner_organization_id is not distinct from old.owner_organization_id
-        or exists (select from public.organizations o where o.id = new.owner_organization_id) then
+    if moved is null and (
+        tg_op = 'UPDATE' and new.owner_organization_id is not distinct from old.owner_organization_id
+        or exists (select from public.organizations o where o.id = new.owner_organization_id)
+    ) then
         return new;
     end if;
     fields := to_jsonb(new);
     new.owner_organization_id := tenancy.find_owner(
         new.owner_organization_id, (fields ->> 'tenant_id')::uuid, (fields ->> tg_argv[0])::uuid);
+    -- A foreign key may stand on tenant_id, too.
+    if moved is not null and fields ? 'tenant_id' then
+        new := jsonb_populate_record(new, jsonb_build_object('tenant_id', moved));
+    end if;
     return new;
 end
 $$;
@@ -316,6 +348,13 @@ begin
         from public.organizations o
         where o.id = tenancy.platform_id() and tenancy.level_of(o) <> 'platform'
         union all
+        -- Rows that nobody owns must not go to whoever happens to have the id.
+        select format('%s is the id of the quarantine, and of an organization that is there already: %L', o.id, o.name)
+        from public.organizations o
+        where o.id = tenancy.quarantine_tenant_id() and (o.organization_type is distinct from 'tenant' or o.is_active)
+           or o.id = tenancy.quarantine_organization_id()
+               and o.parent_organization_id is distinct from tenancy.quarantine_tenant_id()
+        union all
         select format('two rows or more claim to be the tenant %L: %s', o.tenant_key, string_agg(o.id::text, ', ' order by o.id))
         from public.organizations o
         where tenancy.level_of(o) = 'tenant'
@@ -366,7 +405,8 @@ declare
     level public.organization_type;
     made uuid;
 begin
-    perform pg_catalog.set_config('lock_timeout', '2s', true);
+    -- Nor may an organization that is being inserted take the same slug.
+    perform pg_advisory_xact_lock(hashtextextended('tenancy.slug', 0));
 
     for made in
         -- Of no day in particular, so that a second run after a rollback makes the same rows.
@@ -392,7 +432,8 @@ begin
         select o.*
         from public.organizations o
         order by tenancy.level_of(o), o.created_at, o.id
-        for update
+        -- Rows that are being inserted refer to it, and need not be waited for.
+        for no key update
     loop
         level := tenancy.level_of(organization);
         placed := organization;
@@ -404,14 +445,17 @@ begin
         if coalesce(organization.slug, '') = '' then
             placed.slug := tenancy.free_slug(case level
                 when 'platform' then 'vital-platform'
-                when 'tenant' then coalesce(organization.tenant_key, tenancy.slugify(organization.name))
+                when 'tenant' then coalesce(nullif(tenancy.slugify(organization.tenant_key), ''), tenancy.slugify(organization.name))
                 else tenancy.slugify(organization.name)
             end, organization.id);
         end if;
-        -- Placed once is placed: where it is now, somebody may have moved it.
+        -- What somebody has corrected since it was placed stays; else a mapping that came later still counts.
         continue when tenancy.placement(placed) = tenancy.placement(organization)
-            or exists (select from tenancy.organization_journal j where j.organization_id = organization.id)
-                and organization.organization_type is not null and organization.slug <> '';
+            or organization.organization_type is not null and organization.slug <> '' and exists (
+                select
+                from tenancy.organization_journal j
+                where j.organization_id = organization.id and j.after <> tenancy.placement(organization)
+            );
 
         update public.organizations o
         set organization_type = placed.organization_type,
@@ -523,14 +567,36 @@ $$;
 
 revoke all on all routines in schema tenancy from public;
 
--- Run -------------------------------------------------------------------------------------------------------------
-
 call tenancy.check_organizations();
+
+commit;
+
+-- Run -------------------------------------------------------------------------------------------------------------
 
 do $$
 declare
     platform uuid;
+    target record;
+    rows bigint;
 begin
+    -- From now on no row is written without an owner, or with the id that the platform is about to lose. The name of the
+    -- trigger is its turn: after tenant_id became the owner, before the owner decides about the scope.
+    for target in
+        select c.table_name, case c.class when 'resource' then 'created_by' else 'user_id' end as person
+        from tenancy.classified_table c
+        where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
+        order by c.table_name
+    loop
+        call tenancy.patiently(format(
+            $f$
+            create or replace trigger keep_owner_resolved
+            before insert or update on public.%I
+            for each row when (current_setting('tenancy.backfill', true) is distinct from 'on')
+            execute function tenancy.resolve_owner(%L)
+            $f$,
+            target.table_name, target.person));
+    end loop;
+
     select coalesce(
         (select m.old_id from tenancy.moved_organization m join public.organizations o on o.id = m.old_id),
         (select o.id from public.organizations o
@@ -541,49 +607,24 @@ begin
         commit;
         call tenancy.move_organization(platform, tenancy.platform_id());
     end if;
-end
-$$;
 
-do $$
-begin
+    -- A row that comes before the trigger is placed after it; one that comes after it finds its tenant there.
+    call tenancy.patiently('call tenancy.place_organizations()');
     call tenancy.patiently(
         'create or replace trigger place_organization before insert on public.organizations
          for each row execute function tenancy.place_organization()');
-end
-$$;
+    call tenancy.patiently('call tenancy.place_organizations()');
 
-call tenancy.place_organizations();
-
-do $$
-declare
-    target record;
-begin
     for target in
-        select c.table_name, case c.class when 'resource' then 'created_by' else 'user_id' end as person
+        select c.table_name
         from tenancy.classified_table c
         where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
         order by c.table_name
     loop
-        call tenancy.patiently(format(
-            $f$
-            create or replace trigger resolve_owner
-            before insert or update on public.%I
-            for each row when (current_setting('tenancy.backfill', true) is distinct from 'on')
-            execute function tenancy.resolve_owner(%L)
-            $f$,
-            target.table_name, target.person));
         call tenancy.backfill(target.table_name);
     end loop;
-end
-$$;
 
--- What somebody should look at -------------------------------------------------------------------------------------
-
-do $$
-declare
-    target record;
-    rows bigint;
-begin
+    -- What somebody should look at.
     for target in
         select o.id, o.name
         from public.organizations o
@@ -617,4 +658,5 @@ begin
 end
 $$;
 
+reset tenancy.migrating;
 reset search_path;

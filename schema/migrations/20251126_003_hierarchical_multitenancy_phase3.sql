@@ -3,6 +3,8 @@
 -- Locks: SHARE UPDATE EXCLUSIVE where rows are read, a stronger one only for an instant, never waited for longer than
 --        200 ms at a time. Killed at any point and run again, it does the rest.
 
+\set ON_ERROR_STOP on
+
 set search_path = '';
 
 -- Refuse what cannot work -----------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 -- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting; no row is read or written.
 --        All or nothing, in one transaction: there is no moment with half of the policies.
 
+\set ON_ERROR_STOP on
+
 begin;
 set local lock_timeout = '2s';
 set local search_path = '';

@@ -3,6 +3,8 @@
 -- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting. What the new application
 --        wrote into the added columns is lost; tenant_id has it too.
 
+\set ON_ERROR_STOP on
+
 begin;
 set local lock_timeout = '2s';
 set local search_path = '';

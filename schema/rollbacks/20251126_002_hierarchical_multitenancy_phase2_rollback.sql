@@ -5,20 +5,46 @@
 -- Locks: rows, 5,000 at a time, each batch in a transaction of its own. Killed at any point and run again, it does the
 --        rest.
 
+\set ON_ERROR_STOP on
+
 set search_path = '';
+
+-- The local value is gone unless a transaction is open.
+set tenancy.migrating = '';
+do $$ begin perform set_config('tenancy.migrating', 'in a transaction', true); end $$;
 
 do $$
 declare
+    culprits text;
     target record;
+    reference record;
     upto uuid;
+    used boolean;
     moved record;
 begin
+    if current_setting('tenancy.migrating') <> '' then
+        raise exception 'the rollback of phase 2 commits as it goes, and cannot run inside a transaction'
+            using hint = 'Run it by psql -f, without -1 and without a BEGIN before it.';
+    end if;
     if to_regclass('tenancy.completed_phase') is null or to_regclass('tenancy.journal') is null then
         raise notice 'phase 2 is not there: nothing to take back';
         return;
     end if;
     if exists (select from tenancy.completed_phase where phase > 2) then
         raise exception 'phase % is complete: roll it back before phase 2', (select max(phase) from tenancy.completed_phase);
+    end if;
+    if exists (select from tenancy.undo where phase > 2) then
+        raise exception 'phase % has begun: roll it back before phase 2', (select max(phase) from tenancy.undo);
+    end if;
+    -- To a role that does not see the rows, none of them would look as phase 2 left it, and the journal would be gone.
+    select string_agg(c.oid::regclass::text, ', ' order by c.relname) into culprits
+    from tenancy.classified_table t
+    join pg_catalog.pg_class c on c.oid = to_regclass('public.' || t.table_name)
+    where not pg_has_role(c.relowner, 'USAGE') or row_security_active(c.oid);
+    if culprits is not null then
+        raise exception 'the rollback must run as the owner of the tables, whom row level security does not hold; % is not that for %',
+            current_user, culprits
+            using hint = 'Connect as the role that owns them.';
     end if;
     if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
@@ -73,26 +99,31 @@ begin
             tenancy.quarantine_organization_id()));
     end loop;
 
-    -- The organizations: first those that phase 2 placed, then those that it made, unless somebody uses them.
+    -- The organizations: first those that phase 2 placed, each value that is still as it was left; then those that it
+    -- made, the lowest first, unless something refers to them by now.
     perform set_config('lock_timeout', '2s', true);
     update public.organizations o
-    set organization_type = (j.before ->> 'organization_type')::public.organization_type,
-        parent_organization_id = (j.before ->> 'parent_organization_id')::uuid,
-        slug = j.before ->> 'slug'
+    set organization_type = case when tenancy.placement(o) -> 'organization_type' = j.after -> 'organization_type'
+            then (j.before ->> 'organization_type')::public.organization_type else o.organization_type end,
+        parent_organization_id = case when tenancy.placement(o) -> 'parent_organization_id' = j.after -> 'parent_organization_id'
+            then (j.before ->> 'parent_organization_id')::uuid else o.parent_organization_id end,
+        slug = case when tenancy.placement(o) -> 'slug' = j.after -> 'slug' then j.before ->> 'slug' else o.slug end
     from tenancy.organization_journal j
-    where j.organization_id = o.id and j.before is not null and tenancy.placement(o) = j.after;
+    where j.organization_id = o.id and j.before is not null;
 
     for target in
-        select o.id, exists (select from public.user_organizations uo where uo.organization_id = o.id)
-            or exists (select from public.agents a where a.tenant_id = o.id) as used
+        select o.id, o.name
         from public.organizations o
         join tenancy.organization_journal j on j.organization_id = o.id and j.before is null
+        order by o.organization_type desc
     loop
-        if target.used then
-            update public.organizations
-            set organization_type = null, parent_organization_id = null, slug = null
-            where id = target.id;
-            raise notice 'organization % was made by phase 2 and is in use by now: it stays', target.id;
+        used := false;
+        for reference in select * from tenancy.organization_references() loop
+            execute format('select %L or exists (select from %s where %I = %L)',
+                used, reference.relation, reference.column_name, target.id) into used;
+        end loop;
+        if used then
+            raise notice 'organization % (%) was made by phase 2 and is in use by now: it stays', target.id, target.name;
         else
             delete from public.organizations where id = target.id;
         end if;
@@ -105,18 +136,18 @@ begin
         delete from tenancy.moved_organization where old_id = moved.old_id;
         commit;
     end loop;
+
+    drop procedure tenancy.backfill(text, integer), tenancy.place_organizations(), tenancy.check_organizations(),
+        tenancy.move_organization(uuid, uuid);
+    drop function tenancy.organization_references(), tenancy.resolve_owner(), tenancy.place_organization(),
+        tenancy.placement(public.organizations), tenancy.free_slug(text, uuid), tenancy.slugify(text),
+        tenancy.find_owner(uuid, uuid, uuid), tenancy.moved_to(uuid), tenancy.tenant_for(public.organizations),
+        tenancy.level_of(public.organizations), tenancy.platform_id(), tenancy.quarantine_tenant_id(),
+        tenancy.quarantine_organization_id();
+    drop table tenancy.journal, tenancy.organization_journal, tenancy.moved_organization, tenancy.backfill_progress;
     perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
 end
 $$;
 
-begin;
-drop procedure if exists tenancy.backfill(text, integer), tenancy.place_organizations(), tenancy.check_organizations(),
-    tenancy.move_organization(uuid, uuid);
-drop function if exists tenancy.organization_references(), tenancy.resolve_owner(), tenancy.place_organization(),
-    tenancy.placement(public.organizations), tenancy.free_slug(text, uuid), tenancy.slugify(text),
-    tenancy.find_owner(uuid, uuid, uuid), tenancy.tenant_for(public.organizations), tenancy.level_of(public.organizations),
-    tenancy.platform_id(), tenancy.quarantine_tenant_id(), tenancy.quarantine_organization_id();
-drop table if exists tenancy.journal, tenancy.organization_journal, tenancy.moved_organization, tenancy.backfill_progress;
-commit;
-
+reset tenancy.migrating;
 reset search_path;

@@ -5,6 +5,8 @@
 -- Locks: ACCESS EXCLUSIVE on a table for an instant at a time, never waited for longer than 200 ms at a time. Killed at
 --        any point and run again, it does the rest.
 
+\set ON_ERROR_STOP on
+
 set search_path = '';
 
 do $$

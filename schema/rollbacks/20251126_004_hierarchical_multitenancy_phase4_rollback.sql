@@ -3,6 +3,8 @@
 -- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting. All or nothing, in one
 --        transaction. From then on the database is as open as it was.
 
+\set ON_ERROR_STOP on
+
 begin;
 set local lock_timeout = '2s';
 set local search_path = '';
