@@ -72,7 +72,7 @@ func TestParse(t *testing.T) {
 		{"a header without a query", ok + "\n-- name: b\n-- expect: zero\n", "x.sql:5: no query follows this header"},
 		{"a statement that is no query", "-- name: a\n-- expect: zero\nselected();", "x.sql:3: the query a is not a SELECT\n    selected();"},
 		{"gexec", "-- name: a\n-- expect: zero\nselect 'select 0'\n\\gexec\n", "x.sql:3: the query a ends in \\gexec: it must end in a semicolon\n    select 'select 0'"},
-		{"a meta-command", ok + "\\echo done", `x.sql:4: psql meta-command \echo is not supported: only \gexec, alone on its line`},
+		{"a meta-command", ok + "\\echo done", `x.sql:4: psql meta-command \echo is not supported: only \gexec and, between statements, "\set ON_ERROR_STOP on", each alone on its line`},
 	} {
 		t.Run(c.name+" is an error with file and line", func(t *testing.T) {
 			t.Parallel()
