@@ -341,7 +341,8 @@ end
 $$;
 
 -- With a limit, it takes so many of each audience, which the index has in this order, and merges: the cost is that of
--- the rows returned, not of the rows that there are.
+-- the rows returned, not of the rows that there are. That plan is right for whoever asks: making it anew for each caller
+-- costs as much as the query.
 create or replace function public.get_accessible_agents(p_user_id uuid, p_limit integer default null)
 returns table (
     agent_id uuid,
@@ -352,7 +353,7 @@ returns table (
     owner_organization_id uuid,
     access_reason text
 )
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
     audiences uuid[];
@@ -370,7 +371,7 @@ begin
         end
     from unnest(audiences) as audience (key)
     cross join lateral (
-        select *
+        select x.id, x.name, x.display_name, x.tier, x.sharing_scope, x.owner_organization_id, x.priority
         from public.agents x
         where x.audience_key = audience.key
           and x.deleted_at is null
