@@ -18,6 +18,10 @@ begin
         raise exception 'phase 3 needs phase 2, which is not complete here'
             using hint = 'Run the phase 2 migration first.';
     end if;
+    if exists (select from tenancy.completed_phase where phase > 3) then
+        raise exception 'phase 4 is complete, and phase 3 would take back privileges that it gave'
+            using hint = 'Roll phase 4 back before you run phase 3 again.';
+    end if;
     if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
@@ -228,7 +232,7 @@ begin
         select o.id
         from public.organizations o
         left join public.organizations t on t.id = o.tenant_organization_id
-        where o.deleted_at is not null or not o.is_active or t.deleted_at is not null or not t.is_active
+        where (o.deleted_at is null and o.is_active and (t.id is null or t.deleted_at is null and t.is_active)) is not true
     );
 end
 $$;
@@ -532,10 +536,8 @@ grant execute on function
 to authenticated, service_role;
 grant execute on function public.refresh_organization_stats() to service_role;
 
-commit;
-
--- Indexes ---------------------------------------------------------------------------------------------------------
--- Each as pg_get_indexdef() prints it, so that an index of that name with another shape is not taken for it.
+-- Plans -----------------------------------------------------------------------------------------------------------
+-- Each index as pg_get_indexdef() prints it, so that one of that name with another shape is not taken for it.
 
 insert into tenancy.planned_index (index_name, definition)
 select split_part(w.definition, ' ', case when w.definition like 'CREATE UNIQUE %' then 4 else 3 end), w.definition
@@ -547,7 +549,6 @@ from (
         'CREATE UNIQUE INDEX idx_organizations_id_type ON public.organizations USING btree (id, organization_type)',
         'CREATE UNIQUE INDEX idx_organizations_id_tenant ON public.organizations USING btree (id, tenant_organization_id)',
         'CREATE INDEX idx_organizations_parent ON public.organizations USING btree (parent_organization_id)',
-        'CREATE INDEX idx_user_organizations_organization ON public.user_organizations USING btree (organization_id)',
         -- Lists lead with who may read them. There is none on (priority, name) alone: under a LIMIT the planner would
         -- walk it, and who sees little would read the whole table.
         'CREATE INDEX idx_agents_audience ON public.agents USING btree (audience_key, priority DESC, name) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)',
@@ -590,56 +591,6 @@ from (
 cross join lateral (select format('idx_%s_%s', f.table_name, f.column_name) as name) as i
 on conflict (index_name) do nothing;
 
-do $$
-declare
-    culprit record;
-begin
-    -- A name that is taken by something of another shape, and that this phase has not made.
-    for culprit in
-        select p.index_name, pg_get_indexdef(c.oid) as found
-        from tenancy.planned_index p
-        join pg_catalog.pg_class c on c.relname = p.index_name and c.relnamespace = 'public'::regnamespace
-        left join pg_catalog.pg_index i on i.indexrelid = c.oid
-        where pg_get_indexdef(c.oid) is distinct from p.definition
-          and not exists (
-              select from tenancy.undo u
-              where u.phase = 3 and u.statement = format('drop index if exists public.%I', p.index_name)
-          )
-    loop
-        raise exception 'there is another % already: %', culprit.index_name, coalesce(culprit.found, 'not an index')
-            using hint = 'Rename it, and run phase 3 again.';
-    end loop;
-
-    -- Said before it is done: an index that a killed run left half-built is known to be ours.
-    insert into tenancy.undo (phase, statement)
-    select 3, format('drop index if exists public.%I', p.index_name)
-    from tenancy.planned_index p
-    where to_regclass('public.' || quote_ident(p.index_name)) is null
-      and not exists (
-          select from tenancy.undo u
-          where u.phase = 3 and u.statement = format('drop index if exists public.%I', p.index_name)
-      )
-    order by p.index_name;
-end
-$$;
-
--- Half-built, or from an earlier text of this phase.
-select format('drop index concurrently public.%I', p.index_name)
-from tenancy.planned_index p
-join pg_catalog.pg_index i on i.indexrelid = to_regclass('public.' || quote_ident(p.index_name))
-where not i.indisvalid or pg_get_indexdef(i.indexrelid) <> p.definition
-order by p.index_name
-\gexec
-
-select regexp_replace(p.definition, ' INDEX ', ' INDEX CONCURRENTLY ')
-from tenancy.planned_index p
-where to_regclass('public.' || quote_ident(p.index_name)) is null
-order by p.index_name
-\gexec
-
--- Constraints -----------------------------------------------------------------------------------------------------
--- Added without a look at the rows, which takes an instant; then the rows are read under a lock that lets others write.
-
 insert into tenancy.planned_constraint (table_name, constraint_name, definition)
 select c.table_name, format(w.constraint_name, c.table_name), w.definition
 from tenancy.classified_table c
@@ -678,6 +629,74 @@ join (values
 where to_regclass('public.' || c.table_name) is not null
 on conflict (table_name, constraint_name) do update set definition = excluded.definition;
 
+do $$
+declare
+    culprit record;
+begin
+    -- A name that is taken by something of another shape, and that this phase has not made.
+    for culprit in
+        select p.index_name, pg_get_indexdef(c.oid) as found
+        from tenancy.planned_index p
+        join pg_catalog.pg_class c on c.relname = p.index_name and c.relnamespace = 'public'::regnamespace
+        left join pg_catalog.pg_index i on i.indexrelid = c.oid
+        where pg_get_indexdef(c.oid) is distinct from p.definition
+          and not exists (
+              select from tenancy.undo u
+              where u.phase = 3 and u.statement = format('drop index if exists public.%I', p.index_name)
+          )
+    loop
+        raise exception 'there is another % already: %', culprit.index_name, coalesce(culprit.found, 'not an index')
+            using hint = 'Rename it, and run phase 3 again.';
+    end loop;
+    for culprit in
+        select c.conrelid::regclass as relation, c.conname, pg_get_constraintdef(c.oid) as found
+        from tenancy.planned_constraint p
+        join pg_catalog.pg_constraint c
+            on c.conrelid = to_regclass('public.' || p.table_name) and c.conname = p.constraint_name
+        where not exists (
+            select from tenancy.undo u
+            where u.phase = 3
+              and u.statement = format('alter table public.%I drop constraint %I', p.table_name, p.constraint_name)
+        )
+    loop
+        raise exception 'there is another constraint % of % already: %', culprit.conname, culprit.relation, culprit.found
+            using hint = 'Rename it, and run phase 3 again.';
+    end loop;
+
+    -- Said before it is done: an index that a killed run left half-built is known to be ours.
+    insert into tenancy.undo (phase, statement)
+    select 3, format('drop index if exists public.%I', p.index_name)
+    from tenancy.planned_index p
+    where to_regclass('public.' || quote_ident(p.index_name)) is null
+      and not exists (
+          select from tenancy.undo u
+          where u.phase = 3 and u.statement = format('drop index if exists public.%I', p.index_name)
+      )
+    order by p.index_name;
+end
+$$;
+
+commit;
+
+-- Indexes ---------------------------------------------------------------------------------------------------------
+
+-- Half-built, or from an earlier text of this phase.
+select format('drop index concurrently public.%I', p.index_name)
+from tenancy.planned_index p
+join pg_catalog.pg_index i on i.indexrelid = to_regclass('public.' || quote_ident(p.index_name))
+where not i.indisvalid or pg_get_indexdef(i.indexrelid) <> p.definition
+order by p.index_name
+\gexec
+
+select regexp_replace(p.definition, ' INDEX ', ' INDEX CONCURRENTLY ')
+from tenancy.planned_index p
+where to_regclass('public.' || quote_ident(p.index_name)) is null
+order by p.index_name
+\gexec
+
+-- Constraints -----------------------------------------------------------------------------------------------------
+-- Added without a look at the rows, which takes an instant; then the rows are read under a lock that lets others write.
+
 -- It would say of each check that is not there yet that it is not there yet.
 set client_min_messages = warning;
 
@@ -686,9 +705,10 @@ declare
     step record;
 begin
     -- Keys that the legacy tables have: deleting an organization must not delete what it owns. One that stands on the
-    -- owner goes, because the phase brings its own.
+    -- owner goes, because the phase brings its own. One that is not valid is left by a run that was killed here.
     for step in
-        select c.conrelid::regclass as relation, c.conname, a.attname, pg_get_constraintdef(c.oid) as definition
+        select c.conrelid::regclass as relation, c.conname, a.attname, pg_get_constraintdef(c.oid) as definition,
+            c.confdeltype <> 'r' or a.attname = 'owner_organization_id' as goes
         from pg_catalog.pg_constraint c
         join tenancy.classified_table t on to_regclass('public.' || t.table_name) = c.conrelid
         join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
@@ -697,20 +717,22 @@ begin
           and cardinality(c.conkey) = 1
           and t.class in ('resource', 'private')
           and c.conname not in (select p.constraint_name from tenancy.planned_constraint p)
-          and (c.confdeltype <> 'r' or a.attname = 'owner_organization_id')
+          and (c.confdeltype <> 'r' or a.attname = 'owner_organization_id' or not c.convalidated)
     loop
-        call tenancy.patiently(format(
-            'insert into tenancy.undo (phase, statement) values
-                (3, %1$L),
-                (3, %2$L);
-             alter table %3$s drop constraint %4$I%5$s',
-            format('alter table %s validate constraint %I', step.relation, step.conname),
-            format('alter table %s drop constraint if exists %I, add constraint %2$I %s not valid',
-                step.relation, step.conname, step.definition),
-            step.relation, step.conname,
-            case when step.attname <> 'owner_organization_id' then format(
-                ', add constraint %I foreign key (%I) references public.organizations (id) on delete restrict not valid',
-                step.conname, step.attname) end));
+        if step.goes then
+            call tenancy.patiently(format(
+                'insert into tenancy.undo (phase, statement) values
+                    (3, %1$L),
+                    (3, %2$L);
+                 alter table %3$s drop constraint %4$I%5$s',
+                format('alter table %s validate constraint %I', step.relation, step.conname),
+                format('alter table %s drop constraint if exists %I, add constraint %2$I %s not valid',
+                    step.relation, step.conname, step.definition),
+                step.relation, step.conname,
+                case when step.attname <> 'owner_organization_id' then format(
+                    ', add constraint %I foreign key (%I) references public.organizations (id) on delete restrict not valid',
+                    step.conname, step.attname) end));
+        end if;
         if step.attname <> 'owner_organization_id' then
             call tenancy.patiently(format('alter table %s validate constraint %I', step.relation, step.conname));
         end if;
