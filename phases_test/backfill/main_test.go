@@ -1,0 +1,2 @@
+// Package backfill_test is the checklist's "Phase 2: Backfill Data (Reversible)".
+package backfill_test
