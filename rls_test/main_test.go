@@ -1,0 +1,9 @@
+// Package rls_test is the checklist's "Phase 4: Update RLS Policies (Security
+// Critical)": who reads and changes what, and what somebody tries who may not.
+//
+// The rules are written down once more in this package, in Go and without a look at
+// the policies: see world. What each user of the Novartis/Pfizer world reads of each
+// table is compared with it, row by row, and every difference is a sentence that
+// names who reads what of whom. TestPhase4Mutants breaks the database in every way
+// that it knows, and demands the sentence.
+package rls_test
