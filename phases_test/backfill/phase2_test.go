@@ -11,11 +11,9 @@ import (
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/actor"
-	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
-	"github.com/vital-health/tenancy/helpers/verify"
 	"github.com/vital-health/tenancy/schema"
 )
 
@@ -31,6 +29,11 @@ func TestPhase2(t *testing.T) {
 	t.Run("Verification queries", testVerification)
 	t.Run("Report", testReport)
 	t.Run("The old application", testOldApplication)
+	t.Run("Both generations", testBothGenerations)
+	t.Run("Where an organization belongs", testPlaces)
+	t.Run("Slugs", testSlugs)
+	t.Run("Whose a row is", testOwners)
+	t.Run("Other databases", testVariants)
 }
 
 func testBefore(t *testing.T) {
@@ -339,166 +342,378 @@ func testOldApplication(t *testing.T) {
 	phasetest.OldApplication(t, pgtest.New(t, schema.Phase2, fixtures.World()...))
 }
 
-// What a test knows of the world ----------------------------------------------------
+func testBothGenerations(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+	old := fixtures.Platform.ID // which the old application may still send
+	novartis, pfizer, mayo := fixtures.Novartis.ID, fixtures.Pfizer.ID, fixtures.MayoClinic.ID
+	const private, tenant, platform = fixtures.OrganizationLevel, fixtures.TenantLevel, fixtures.PlatformLevel
 
-// row is whose a row is, with whom it is shared, and who may read it therefore.
-type row struct{ Owner, Scope, Tenant, Audience string }
-
-// derive computes by hand what the database derives from an owner and a scope; a
-// conversation has no scope, and nothing is derived.
-func derive(owner string, scope fixtures.Level) row {
-	tenant := tenantOf(owner)
-	switch scope {
-	case fixtures.PlatformLevel:
-		return row{owner, string(scope), tenant, shared(fixtures.PlatformID)}
-	case fixtures.TenantLevel:
-		return row{owner, string(scope), tenant, shared(tenant)}
-	case fixtures.OrganizationLevel:
-		return row{owner, string(scope), tenant, owner}
-	default:
-		return row{Owner: owner}
-	}
-}
-
-// shared is the audience of what an organization shares: its id, with an f where a
-// UUID has its version.
-func shared(organization string) string { return organization[:14] + "f" + organization[15:] }
-
-// tenantOf is the tenant of an organization, "" for the platform.
-func tenantOf(organization string) string {
-	for _, p := range fixtures.Hierarchy() {
-		switch {
-		case p.ID == organization && p.Type == fixtures.TenantLevel:
-			return p.ID
-		case p.ID == organization && p.Type == fixtures.OrganizationLevel:
-			return *p.Parent
-		}
-	}
-	return ""
-}
-
-// expected is every row of the world after phase 2, by its table and name.
-func expected() map[string]row {
-	all := map[string]row{}
-	for _, r := range fixtures.Resources() {
-		all[r.Table+" "+r.Name] = derive(r.After.Owner, r.After.Scope)
-	}
-	for _, c := range fixtures.Conversations {
-		all["conversations "+c.Title] = derive(c.After.Owner, "")
-	}
-	return all
-}
-
-// owned counts the rows of an owner and a scope after phase 2, by table. Without a
-// scope it counts conversations, too.
-func owned(owner string, scope fixtures.Level) map[string]int {
-	n := map[string]int{}
-	for name, r := range expected() {
-		if r.Owner == owner && (scope == "" || r.Scope == string(scope)) {
-			table, _, _ := strings.Cut(name, " ")
-			n[table]++
-		}
-	}
-	return n
-}
-
-// tables lists the tables whose rows have an owner.
-func tables() []string {
-	names := []string{"conversations"}
-	for _, r := range fixtures.Resources() {
-		if !slices.Contains(names, r.Table) {
-			names = append(names, r.Table)
-		}
-	}
-	return names
-}
-
-func nameColumn(table string) string {
-	if table == "conversations" {
-		return "title"
-	}
-	return fixtures.Resource{Table: table}.NameColumn()
-}
-
-// What a test asks of a database ----------------------------------------------------
-
-// rows is every row that has an owner, by its table and name.
-func rows(t *testing.T, db *pgtest.DB) map[string]row {
-	t.Helper()
-	all := map[string]row{}
-	for _, table := range tables() {
-		derived := "sharing_scope, owner_tenant_id, audience_key"
-		if table == "conversations" {
-			derived = "null, null, null"
-		}
-		found, err := db.Owner.Query(t.Context(), fmt.Sprintf(
-			`select concat('%s ', %s), array(select coalesce(v, '') from unnest(array[owner_organization_id::text, %s]::text[]) v) from public.%[1]s`,
-			table, nameColumn(table), derived))
-		require.NoError(t, err)
-		var name string
-		var v []string
-		_, err = pgx.ForEachRow(found, []any{&name, &v}, func() error {
-			require.NotContains(t, all, name)
-			all[name] = row{v[0], v[1], v[2], v[3]}
-			return nil
+	for name, test := range map[string]struct {
+		sql      string
+		args     []any
+		want     row
+		tenantID string
+	}{
+		"old: an agent of Novartis": {
+			`insert into public.agents (name, tenant_id) values ('x', $1)`, []any{novartis}, derive(novartis, private), novartis},
+		"old: an agent of the platform by the id that it had": {
+			`insert into public.agents (name, tenant_id) values ('x', $1)`, []any{old}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
+		"old: a public agent": {
+			`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_public": "True"}')`, []any{novartis}, derive(novartis, platform), novartis},
+		"old: an agent that is shared with the tenant": {
+			`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_tenant_shared": true}')`, []any{mayo}, derive(mayo, tenant), mayo},
+		"old: a shared agent of the platform, which has no tenant": {
+			`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_tenant_shared": true}')`, []any{old}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
+		"old: a public document by a column": {
+			`insert into public.knowledge_documents (title, tenant_id, is_public) values ('x', $1, true)`, []any{pfizer}, derive(pfizer, platform), pfizer},
+		"old: a prompt without an owner, by somebody of one organization": {
+			`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Bob.ID}, derive(pfizer, private), ""},
+		"old: a prompt without an owner, by somebody of two": {
+			`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Dana.ID}, derive(fixtures.QuarantineOrganizationID, private), ""},
+		"old: a prompt without an owner, by the platform's admin": {
+			`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Root.ID}, derive(fixtures.QuarantineOrganizationID, private), ""},
+		"old: a public use case of nobody": {
+			`insert into public.use_cases (title) values ('x')`, nil, derive(fixtures.QuarantineOrganizationID, private), ""},
+		"old: a workflow of an organization that is gone": {
+			`insert into public.workflows (name, tenant_id, created_by) values ('x', gen_random_uuid(), $1)`, []any{fixtures.Kim.ID}, derive(fixtures.KaiserPermanente.ID, private), "something else"},
+		"old: an agent that moves to Pfizer, shared with the tenant of Mayo Clinic before": {
+			`update public.agents set tenant_id = $1 where id = $2`, []any{pfizer, fixtures.MayoAgent.ID}, derive(pfizer, tenant), pfizer},
+		"old: a shared agent that moves to the platform, by the id that it had": {
+			`update public.agents set tenant_id = $1 where id = $2`, []any{old, fixtures.MayoAgent.ID}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
+		"old: an agent that loses its owner, and still has its creator": {
+			`update public.agents set tenant_id = null where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, private), ""},
+		"old: an agent that becomes public": {
+			`update public.agents set metadata = '{"is_public": true}' where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, platform), pfizer},
+		"old: an agent that is public no more": {
+			`update public.agents set metadata = '{}' where id = $1`, []any{fixtures.PfizerPublicAgent.ID}, derive(pfizer, private), pfizer},
+		"old: a rename leaves a row that had to be given an owner alone": {
+			`update public.knowledge_documents set title = 'y' where id = $1`, []any{fixtures.DanglingDocument.ID}, derive(mayo, private), *fixtures.DanglingDocument.TenantID},
+		"new: an agent of the tenant itself, private": {
+			`insert into public.agents (name, owner_organization_id) values ('x', $1)`, []any{fixtures.Pharmaceuticals.ID},
+			derive(fixtures.Pharmaceuticals.ID, private), fixtures.Pharmaceuticals.ID},
+		"new: an agent of the tenant, for its organizations": {
+			`insert into public.agents (name, owner_organization_id, sharing_scope) values ('x', $1, 'tenant')`, []any{fixtures.Pharmaceuticals.ID},
+			derive(fixtures.Pharmaceuticals.ID, tenant), fixtures.Pharmaceuticals.ID},
+		"new: a capability for everybody": {
+			`insert into public.capabilities (name, owner_organization_id, sharing_scope) values ('x', $1, 'platform')`, []any{novartis}, derive(novartis, platform), novartis},
+		"new: an agent that moves to another tenant": {
+			`update public.agents set owner_organization_id = $1 where id = $2`, []any{novartis, fixtures.MayoAgent.ID}, derive(novartis, tenant), novartis},
+		"new: an agent that is shared": {
+			`update public.agents set sharing_scope = 'tenant' where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, tenant), pfizer},
+		"new: an owner that does not exist": {
+			`insert into public.prompts (name, owner_organization_id, created_by) values ('x', gen_random_uuid(), $1)`, []any{fixtures.Kim.ID}, derive(fixtures.KaiserPermanente.ID, private), "something else"},
+		"forged: an audience": {
+			`insert into public.agents (name, owner_organization_id, audience_key, owner_tenant_id) values ('x', $1, $2, $2)`, []any{pfizer, novartis}, derive(pfizer, private), pfizer},
+		"forged: an audience that is there": {
+			`update public.agents set audience_key = $1 where id = $2`, []any{novartis, fixtures.PfizerAgent.ID}, derive(pfizer, private), pfizer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, tenantID := write(t, db, test.sql+` returning owner_organization_id::text, sharing_scope::text, owner_tenant_id::text, audience_key::text, tenant_id::text`, test.args...)
+			require.Equal(t, test.want, got)
+			if test.tenantID == "something else" { // than the owner: the old application finds what it wrote
+				require.NotEqual(t, got.Owner, tenantID)
+				require.NotEmpty(t, tenantID)
+				return
+			}
+			require.Equal(t, test.tenantID, tenantID)
 		})
-		require.NoError(t, err)
 	}
-	return all
+	for name, test := range map[string]struct {
+		user, tenantID *string
+		owner          string
+	}{
+		"a conversation in Novartis":                                {&fixtures.Alice.ID, &novartis, novartis},
+		"a conversation in the platform by the id that it had":      {&fixtures.Root.ID, &old, fixtures.PlatformID},
+		"a conversation in no organization, of somebody of one":     {&fixtures.Carol.ID, nil, mayo},
+		"a conversation in no organization, of somebody of two":     {&fixtures.Dana.ID, nil, fixtures.QuarantineOrganizationID},
+		"a conversation in no organization, of a former member":     {&fixtures.Eve.ID, nil, fixtures.QuarantineOrganizationID},
+		"a conversation in no organization, of the platform's":      {&fixtures.Peter.ID, nil, fixtures.QuarantineOrganizationID},
+		"a conversation in an organization that is not there":       {&fixtures.Bob.ID, new("00000001-0000-4000-8000-000000000098"), pfizer},
+		"a conversation in no organization, of somebody of none":    {&fixtures.Nobody.ID, nil, fixtures.QuarantineOrganizationID},
+		"a conversation of somebody of an inactive organization":    {&fixtures.Sam.ID, nil, fixtures.SandozLegacy.ID},
+		"a conversation of somebody whose organization is nobody's": {&fixtures.Uma.ID, nil, fixtures.UnknownBiotech.ID},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, _ := write(t, db, `insert into public.conversations (user_id, tenant_id) values ($1, $2) returning owner_organization_id::text, null, null, null, tenant_id::text`,
+				test.user, test.tenantID)
+			require.Equal(t, row{Owner: test.owner}, got)
+		})
+	}
 }
 
-// places is every organization's place, by its id.
-func places(t *testing.T, db *pgtest.DB) map[string]place {
-	t.Helper()
-	found, err := db.Owner.Query(t.Context(), `
-		select id::text, coalesce(name, ''), coalesce(organization_type::text, ''), coalesce(parent_organization_id::text, ''), coalesce(slug, ''),
-			coalesce(parent_organization_type::text, ''), coalesce(tenant_organization_id::text, ''), is_active
-		from public.organizations`)
-	require.NoError(t, err)
-	all := map[string]place{}
-	var id string
-	var p place
-	_, err = pgx.ForEachRow(found, []any{&id, &p.Name, &p.Type, &p.Parent, &p.Slug, &p.ParentType, &p.Tenant, &p.Active}, func() error {
-		all[id] = p
-		return nil
-	})
-	require.NoError(t, err)
-	return all
-}
+func testPlaces(t *testing.T) {
+	t.Parallel()
+	pharma, digital := fixtures.Pharmaceuticals.ID, fixtures.DigitalHealth.ID
+	const quarantine = fixtures.QuarantineTenantID
+	type where struct{ Type, Parent string }
+	tests := []struct {
+		name string
+		organization
+		mapping string
+		want    where
+	}{
+		{"a key of a tenant", organization{Key: "pharma"}, "", where{"organization", pharma}},
+		{"a key in the settings", organization{Settings: `{"tenant_key": "digital-health"}`}, "", where{"organization", digital}},
+		{"a key in the settings beats another one in the column, as for the old policies", organization{Key: "pharma", Settings: `{"tenant_key": "digital-health"}`}, "", where{"organization", digital}},
+		{"a key of no tenant", organization{Key: "fintech"}, "", where{"organization", quarantine}},
+		{"a key in another letter case is another key, as for the old policies", organization{Key: "Pharma"}, "", where{"organization", quarantine}},
+		{"a company that carries a tenant's type is not guessed into it", organization{Type: "pharmaceuticals"}, "", where{"organization", quarantine}},
+		{"a type that nobody knows", organization{Type: "enterprise"}, "", where{"organization", quarantine}},
+		{"neither type nor key", organization{}, "", where{"organization", quarantine}},
+		{"the platform's key is no tenant's", organization{Key: "vital-platform"}, "", where{"organization", quarantine}},
+		{"a parent that is set beats the key", organization{Key: "pharma", Parent: digital}, "", where{"organization", digital}},
+		{"what the operator says beats all", organization{Key: "pharma", Parent: pharma}, digital, where{"organization", digital}},
+		{"what the operator says corrects a parent that is none", organization{Parent: fixtures.Novartis.ID}, pharma, where{"organization", pharma}},
+		{"a tenant that is declared by its row", organization{Level: fixtures.TenantLevel, Key: "biotech", Slug: "biotech"}, "", where{"tenant", fixtures.PlatformID}},
+	}
 
-// ask runs a verification query and returns its rows.
-func ask(t *testing.T, db *pgtest.DB, name string) [][]string {
-	t.Helper()
-	f, err := schema.Verification(schema.Phase2)
-	require.NoError(t, err)
-	queries, err := verify.Parse(f)
-	require.NoError(t, err)
-	for _, q := range queries {
-		if q.Name == name {
-			result, err := verify.Run(t.Context(), db.Owner, q)
-			require.NoError(t, err)
-			return result.Rows
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+	ids := make([]string, len(tests))
+	for i, test := range tests {
+		test.Name = fmt.Sprintf("Case %d", i)
+		ids[i] = insertOrganization(t, db, 100+i, test.organization)
+		if test.mapping != "" {
+			phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, ids[i], test.mapping)
 		}
 	}
-	require.Fail(t, "no such query", name)
-	return nil
-}
+	// A row that looks like the tenant itself, in the operator's words: it is not.
+	phasetest.Exec(t, db, `insert into tenancy.legacy_tenant values ('medtech', 'medtech')`)
+	medtech := insertOrganization(t, db, 201, organization{Name: "Medical Technology", Type: "medtech", Key: "medtech"})
+	stent := insertOrganization(t, db, 202, organization{Name: "Stent", Key: "medtech"})
+	twin := insertOrganization(t, db, 203, organization{Name: "Pharma twin", Type: "pharmaceuticals", Key: "pharma"})
+	phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, twin, pharma)
+	db.Migrate(t, schema.Phase2)
 
-// counts is what a verification query that counts by table returns.
-func counts(n map[string]int) (rows [][]string) {
-	for _, table := range slices.Sorted(slices.Values(tables())) {
-		rows = append(rows, []string{table, fmt.Sprint(n[table])})
+	found := places(t, db)
+	for i, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			require.Equal(t, test.want, where{found[ids[i]].Type, found[ids[i]].Parent})
+		})
 	}
-	return rows
+	t.Run("a tenant that the operator added before", func(t *testing.T) {
+		require.Equal(t, place{"Medical Technology", "tenant", fixtures.PlatformID, "medtech", "platform", medtech, true}, found[medtech])
+		require.Equal(t, place{"Stent", "organization", medtech, "stent", "tenant", medtech, true}, found[stent])
+	})
+	t.Run("of two that look like a tenant, the one that the operator maps below the other is an organization", func(t *testing.T) {
+		require.Equal(t, place{"Pharma twin", "organization", pharma, "pharma-twin", "tenant", pharma, true}, found[twin])
+	})
+
+	t.Run("An organization that the old application makes afterwards", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		for i, test := range tests {
+			if test.mapping != "" || test.Level != "" {
+				continue // which the old application knows nothing of
+			}
+			t.Run(test.name, func(t *testing.T) {
+				test.Name = fmt.Sprintf("Case %d", i)
+				made := placed(t, db, 100+i, test.organization)
+				require.Equal(t, place{test.Name, test.want.Type, test.want.Parent, fmt.Sprintf("case-%d", i), "tenant", test.want.Parent, true}, made)
+			})
+		}
+		for i, o := range []organization{{Name: "A", Type: "pharmaceuticals", Key: "pharma"}, {Name: "B", Type: "system", Key: "pharma"}} {
+			t.Run("is no tenant and no platform, even of type "+o.Type, func(t *testing.T) {
+				made := placed(t, db, 300+i, o)
+				require.Equal(t, place{o.Name, "organization", pharma, strings.ToLower(o.Name), "tenant", pharma, true}, made)
+			})
+		}
+	})
+	t.Run("An organization that the new application makes afterwards stays as it says", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		made := placed(t, db, 100, organization{Name: "Roche", Key: "pharma", Level: fixtures.OrganizationLevel, Parent: digital, Slug: "roche-ch"})
+		require.Equal(t, place{"Roche", "organization", digital, "roche-ch", "tenant", digital, true}, made)
+		made = placed(t, db, 101, organization{Name: "Medical Technology", Level: fixtures.TenantLevel, Parent: fixtures.PlatformID})
+		require.Equal(t, place{"Medical Technology", "tenant", fixtures.PlatformID, "medical-technology", "platform", "00000101-0000-4000-8000-000000000101", true}, made)
+	})
 }
 
-func query[T any](t *testing.T, db *pgtest.DB, sql string, args ...any) []T {
+func testSlugs(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ why, name, given, want string }{
+		{"umlauts lose their dots", "Böhringer Ängström Über", "", "bohringer-angstrom-uber"},
+		{"accents go, composed or not", "Café Cafe\u0301", "", "cafe-cafe"},
+		{"ß is two letters", "Große Straße", "", "grosse-strasse"},
+		{"letters that no mark makes", "Ærø Łódź Œuvre İstanbul", "", "aero-lodz-oeuvre-istanbul"},
+		{"ligatures and full width are letters", "ﬁrma ＡＢＣ", "", "firma-abc"},
+		{"punctuation is one hyphen, and none at the ends", "  --Johnson & Johnson, (Inc.)!! ", "", "johnson-johnson-inc"},
+		{"an apostrophe divides", "Dr. Reddy's", "", "dr-reddy-s"},
+		{"digits stay", "3M 2024", "", "3m-2024"},
+		{"of a long name 60 characters stay", strings.Repeat("abcde", 13), "", strings.Repeat("abcde", 12)},
+		{"a cut leaves no hyphen at the end", strings.Repeat("a", 59) + " b", "", strings.Repeat("a", 59)},
+		{"CJK falls back to the id", "武田薬品工業", "", "organization-00000110"},
+		{"emoji fall back, too", "🏥", "", "organization-00000111"},
+		{"of a mixed name the Latin part stays", "武田 Takeda", "", "takeda"},
+		{"a blank name falls back", "   ", "", "organization-00000113"},
+		{"no name falls back", "NULL", "", "organization-00000114"},
+		{"the elder has the slug", "Twin", "", "twin"},
+		{"the younger gets a number", "Twin", "", "twin-2"},
+		{"the next one the next", "TWIN!", "", "twin-3"},
+		{"one that is given stays", "Given", "somebody-s-choice", "somebody-s-choice"},
+		{"and is not given to another, though it be elder", "Somebody's choice", "", "somebody-s-choice-2"},
+		{"a name that is another's slug with a number", "Twin 2", "", "twin-2-2"},
+		{"the names of what phase 2 makes are taken", "Quarantine", "", "quarantine-2"},
+		{"as is that of the platform", "VITAL Platform", "", "vital-platform-2"},
+	}
+	for _, when := range []schema.Phase{schema.Phase1, schema.Phase2} {
+		t.Run(map[schema.Phase]string{schema.Phase1: "Backfilled", schema.Phase2: "Written afterwards"}[when], func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t, when, fixtures.World()...)
+			ids := make([]string, len(tests))
+			for i, test := range tests {
+				ids[i] = insertOrganization(t, db, 100+i, organization{Name: test.name, Key: "pharma", Slug: test.given})
+			}
+			db.Migrate(t, schema.Phase2)
+			found := places(t, db)
+			for i, test := range tests {
+				t.Run(test.why, func(t *testing.T) {
+					require.Equal(t, test.want, found[ids[i]].Slug)
+					require.Regexp(t, `^[a-z0-9]+(-[a-z0-9]+)*$`, found[ids[i]].Slug)
+				})
+			}
+		})
+	}
+	t.Run("A deleted organization keeps nobody from its slug", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		phasetest.Exec(t, db, `update public.organizations set slug = 'roche', deleted_at = now() where id = $1`, fixtures.SandozLegacy.ID)
+		roche := insertOrganization(t, db, 100, organization{Name: "Roche", Key: "pharma"})
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, "roche", places(t, db)[roche].Slug)
+		require.Equal(t, "roche", places(t, db)[fixtures.SandozLegacy.ID].Slug)
+		require.Empty(t, ask(t, db, "duplicate_slugs"))
+	})
+}
+
+func testOwners(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+	novartis, pfizer, quarantine := fixtures.Novartis.ID, fixtures.Pfizer.ID, fixtures.QuarantineOrganizationID
+	const nowhere, private = "00000001-0000-4000-8000-000000000098", fixtures.OrganizationLevel
+
+	tests := []struct {
+		name                   string
+		tenant, owner, creator string
+		scope                  fixtures.Level
+		metadata               string
+		want                   row
+	}{
+		{"an owner and no tenant_id", "", novartis, "", private, `{}`, derive(novartis, private)},
+		{"both, of one mind", pfizer, pfizer, "", private, `{}`, derive(pfizer, private)},
+		// To choose one would show the row to somebody new.
+		{"two that contradict each other", pfizer, novartis, fixtures.Alice.ID, private, `{}`, derive(quarantine, private)},
+		{"an owner that is gone, and a tenant_id", pfizer, nowhere, fixtures.Alice.ID, private, `{}`, derive(pfizer, private)},
+		{"an owner, and a tenant_id that is gone", nowhere, novartis, "", private, `{}`, derive(novartis, private)},
+		{"both gone", nowhere, nowhere, fixtures.Bob.ID, private, `{}`, derive(pfizer, private)},
+		{"a creator who is not there", "", "", nowhere, private, `{}`, derive(quarantine, private)},
+		{"a creator of no organization", "", "", fixtures.Nobody.ID, private, `{}`, derive(quarantine, private)},
+		{"a scope that is given stands", novartis, novartis, "", fixtures.TenantLevel, `{}`, derive(novartis, fixtures.TenantLevel)},
+		{"a scope that is given stands against a flag", novartis, novartis, "", private, `{"is_public": true}`, derive(novartis, private)},
+		{"a scope that the platform cannot have is narrowed", fixtures.Platform.ID, fixtures.Platform.ID, "", fixtures.TenantLevel, `{}`, derive(fixtures.PlatformID, private)},
+		{"a public flag that is an array", novartis, "", "", "", `{"is_public": [true]}`, derive(novartis, private)},
+		{"a public flag that is a number", novartis, "", "", "", `{"is_public": 1}`, derive(novartis, private)},
+		{"a public flag with a blank", novartis, "", "", "", `{"is_public": " true"}`, derive(novartis, private)},
+		{"a public flag in another place", novartis, "", "", "", `{"sharing": {"is_public": true}}`, derive(novartis, private)},
+		{"metadata that is no object", novartis, "", "", "", `["is_public"]`, derive(novartis, private)},
+	}
+	for i, test := range tests {
+		// What no trigger had a hand in.
+		phasetest.Exec(t, db, `begin; set local tenancy.backfill = 'on';`+fmt.Sprintf(
+			`insert into public.prompts (name, tenant_id, owner_organization_id, created_by, sharing_scope, metadata)
+			 values ('Case %d', nullif('%s', '')::uuid, nullif('%s', '')::uuid, nullif('%s', '')::uuid, nullif('%s', '')::public.sharing_scope_type, '%s'); commit`,
+			i, test.tenant, test.owner, test.creator, test.scope, test.metadata))
+	}
+	// A flag in a column and in metadata: both must say so.
+	for name, values := range map[string]string{
+		"true, and true":      `true, '{"is_public": "True"}'`,
+		"true, and unsaid":    `true, '{}'`,
+		"unsaid, and true":    `null, '{"is_public": true}'`,
+		"true, and false":     `true, '{"is_public": false}'`,
+		"false, and true":     `false, '{"is_public": true}'`,
+		"unsaid, and unsaid":  `null, '{}'`,
+		"true, and something": `true, '{"is_public": "perhaps"}'`,
+	} {
+		phasetest.Exec(t, db, `begin; set local tenancy.backfill = 'on';`+fmt.Sprintf(
+			`insert into public.knowledge_documents (title, tenant_id, sharing_scope, is_public, metadata) values ('%s', '%s', null, %s); commit`, name, novartis, values))
+	}
+	db.Migrate(t, schema.Phase2)
+
+	found := rows(t, db)
+	for i, test := range tests {
+		t.Run(test.name, func(t *testing.T) { require.Equal(t, test.want, found[fmt.Sprintf("prompts Case %d", i)]) })
+	}
+	for name, scope := range map[string]fixtures.Level{
+		"true, and true":      fixtures.PlatformLevel,
+		"true, and unsaid":    fixtures.PlatformLevel,
+		"unsaid, and true":    fixtures.PlatformLevel,
+		"true, and false":     private,
+		"false, and true":     private,
+		"unsaid, and unsaid":  private,
+		"true, and something": private,
+	} {
+		t.Run("public in the column, and in metadata: "+name, func(t *testing.T) {
+			require.Equal(t, derive(novartis, scope), found["knowledge_documents "+name])
+		})
+	}
+}
+
+func testVariants(t *testing.T) {
+	t.Parallel()
+	t.Run("an optional table is missing", func(t *testing.T) {
+		t.Parallel()
+		db := variant(t, `drop table public.prompts, public.workflows`)
+		require.Empty(t, query[string](t, db, `select title from public.use_cases where owner_organization_id is null or audience_key is null`))
+		db.Rollback(t, schema.Phase2)
+	})
+	t.Run("agents name their owner in owner_organization_id, and nowhere else", func(t *testing.T) {
+		t.Parallel()
+		db := variant(t, `
+			drop function public.count_tenant_agents; drop policy users_view_tenant_agents on public.agents; drop policy tmp_team_access on public.agents;
+			alter table public.agents rename column tenant_id to owner_organization_id`)
+		want, got := expected(), map[string]row{}
+		for _, r := range query[[]string](t, db, `select array['agents ' || name, owner_organization_id::text, sharing_scope::text, coalesce(owner_tenant_id::text, ''), audience_key::text] from public.agents`) {
+			got[r[0]] = row{r[1], r[2], r[3], r[4]}
+		}
+		require.Len(t, got, len(fixtures.Agents))
+		for name, r := range got {
+			require.Equal(t, want[name], r, name)
+		}
+		require.Equal(t, []string{fixtures.PlatformID}, query[string](t, db, `insert into public.agents (name, owner_organization_id) values ('x', $1) returning owner_organization_id::text`, fixtures.Platform.ID))
+	})
+	t.Run("organizations have slugs already, and they stay", func(t *testing.T) {
+		t.Parallel()
+		db := variant(t, `alter table public.organizations add column slug text; update public.organizations set slug = 'nvs' where name = 'Novartis'`)
+		require.Equal(t, "nvs", places(t, db)[fixtures.Novartis.ID].Slug)
+		require.Equal(t, "pfizer", places(t, db)[fixtures.Pfizer.ID].Slug)
+	})
+	t.Run("a table of the same name in another schema is none of ours", func(t *testing.T) {
+		t.Parallel()
+		const all = `select a::text from archive.agents a order by 1`
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		phasetest.Exec(t, db, `create schema archive; create table archive.agents as select * from public.agents`)
+		before := query[string](t, db, all)
+		require.Len(t, before, len(fixtures.Agents))
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, before, query[string](t, db, all))
+	})
+	t.Run("nothing but tables", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2)
+		require.Equal(t, map[string]place{
+			fixtures.PlatformID:               {fixtures.Platform.Name, "platform", "", "vital-platform", "", "", true},
+			fixtures.QuarantineTenantID:       {fixtures.QuarantineTenantName, "tenant", fixtures.PlatformID, "quarantine", "platform", fixtures.QuarantineTenantID, false},
+			fixtures.QuarantineOrganizationID: {fixtures.QuarantineOrganizationName, "organization", fixtures.QuarantineTenantID, "unassigned", "tenant", fixtures.QuarantineTenantID, true},
+		}, places(t, db))
+	})
+}
+
+// variant is another legacy database, after phase 2.
+func variant(t *testing.T, change string) *pgtest.DB {
 	t.Helper()
-	rows, err := db.Owner.Query(t.Context(), sql, args...)
-	require.NoError(t, err)
-	found, err := pgx.CollectRows(rows, pgx.RowTo[T])
-	require.NoError(t, err)
-	return found
+	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
+	phasetest.Exec(t, db, change)
+	db.Migrate(t, schema.Phase1)
+	db.Migrate(t, schema.Phase2)
+	return db
 }
-
-var _ = catalog.Diff[catalog.Data]
