@@ -279,6 +279,21 @@ create or replace function authz.visible_organizations() returns uuid[]
 language plpgsql stable parallel safe security definer set search_path = ''
 as $$ begin return authz.visible_organizations_of(auth.uid()); end $$;
 
+-- The caller, and the active members of the organizations that the caller is a member of.
+create or replace function authz.colleagues() returns uuid[]
+language plpgsql stable parallel safe security definer set search_path = ''
+as $$
+begin
+    return array(
+        select auth.uid()
+        union
+        select uo.user_id
+        from public.user_organizations uo
+        where uo.is_active and uo.organization_id = any ((select authz.member_organizations())::uuid[])
+    );
+end
+$$;
+
 -- Whether the caller may give a row of this owner this scope: a writer within the owner, an admin of the owner to its
 -- tenant, an admin of the platform to everybody. The platform has no tenant.
 create or replace function authz.may_share(p_scope public.sharing_scope_type, p_owner uuid) returns boolean
@@ -333,7 +348,7 @@ begin
         set deleted_at = now()
         where c.id = p_resource_id
           and c.deleted_at is null
-          and (privileged or c.user_id = auth.uid() and c.owner_organization_id = any (authz.member_organizations()));
+          and (privileged or c.user_id = auth.uid() and c.owner_organization_id = any ((select authz.member_organizations())::uuid[]));
         get diagnostics changed = row_count;
     elsif exists (
         select from tenancy.classified_table t
@@ -445,15 +460,21 @@ begin
     execute format('create policy users_create_own_conversations on public.conversations for insert to authenticated with check (%s%s)',
         own, readable);
     execute format('create policy users_update_own_conversations on public.conversations for update to authenticated using (%s) with check (%1$s)', own);
+
+    -- A message is read through its conversation. Asking for each message would cost what everybody's messages cost;
+    -- asking once which conversations are the caller's costs what the caller has.
+    execute format(
+        'create or replace function authz.own_conversations() returns uuid[]
+         language plpgsql stable parallel safe security definer set search_path = ''''
+         as $f$ begin return array(select c.id from public.conversations c where %s); end $f$', own);
 end
 $$;
 
--- A scalar subquery: EXISTS would become a hash of all conversations of the user.
 create policy users_view_own_messages on public.messages for select to authenticated
-    using ((select true from public.conversations c where c.id = conversation_id));
+    using (conversation_id = any ((select authz.own_conversations())::uuid[]));
 
 create policy users_create_own_messages on public.messages for insert to authenticated
-    with check (role = 'user' and (select true from public.conversations c where c.id = conversation_id));
+    with check (role = 'user' and conversation_id = any ((select authz.own_conversations())::uuid[]));
 
 grant select, insert (conversation_id, role, content) on public.messages to authenticated;
 
@@ -472,16 +493,8 @@ create policy admins_rename_organizations on public.organizations for update to 
 
 grant select (id, email, full_name, created_at) on public.users to authenticated;
 
--- Colleagues: the memberships that the caller sees.
 create policy users_view_colleagues on public.users for select to authenticated
-    using (
-        id = (select auth.uid())
-        or id in (
-            select uo.user_id
-            from public.user_organizations uo
-            where uo.is_active and uo.organization_id = any ((select authz.member_organizations())::uuid[])
-        )
-    );
+    using (id = any ((select authz.colleagues())::uuid[]));
 
 grant select, insert (user_id, organization_id, role, is_active), update (role, is_active), delete
     on public.user_organizations to authenticated;
@@ -610,6 +623,8 @@ grant execute on function
     authz.writer_organizations(),
     authz.admin_organizations(),
     authz.visible_organizations(),
+    authz.colleagues(),
+    authz.own_conversations(),
     authz.may_share(public.sharing_scope_type, uuid)
 to authenticated;
 grant execute on function
