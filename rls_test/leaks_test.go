@@ -1,7 +1,6 @@
 package rls_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -85,18 +84,10 @@ func leaks(t testing.TB, db *pgtest.DB, w world) []string {
 		}
 	}
 
-	// One session for all users in turn, as a connection pool has it.
-	require.NoError(t, actor.User(fixtures.Nobody.ID).Do(t, db, func(tx pgx.Tx) error {
-		for _, u := range fixtures.Users {
-			claims, err := json.Marshal(map[string]string{"role": "authenticated", "sub": u.ID})
-			require.NoError(t, err)
-			_, err = tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, string(claims))
-			require.NoError(t, err)
-			reads, failures := readAll(t, tx)
-			compare(u.Email, u.ID, false, reads, failures)
-		}
-		return nil
-	}))
+	forEachUser(t, db, func(tx pgx.Tx, u fixtures.User) {
+		reads, failures := readAll(t, tx)
+		compare(u.Email, u.ID, false, reads, failures)
+	})
 	require.NoError(t, actor.Anonymous().Do(t, db, func(tx pgx.Tx) error {
 		reads, failures := readAll(t, tx)
 		maps.DeleteFunc(failures, func(_ string, err error) bool { return outcomeOf(err) == denied })

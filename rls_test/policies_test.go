@@ -27,25 +27,23 @@ func policies() []policy {
 			or created_by = (select auth.uid()) and owner_organization_id = any ((select authz.writer_organizations())::uuid[]))`
 		own = `deleted_at is null and user_id = (select auth.uid())
 			and owner_organization_id = any ((select authz.member_organizations())::uuid[])`
-		ofReadableConversation = `(select true from public.conversations c where c.id = conversation_id)`
-		administered           = `organization_id = any ((select authz.admin_organizations())::uuid[])`
-		others                 = administered + ` and user_id <> (select auth.uid())`
-		administeredItself     = `deleted_at is null and id = any ((select authz.admin_organizations())::uuid[])`
+		ofOwnConversation  = `conversation_id = any ((select authz.own_conversations())::uuid[])`
+		administered       = `organization_id = any ((select authz.admin_organizations())::uuid[])`
+		others             = administered + ` and user_id <> (select auth.uid())`
+		administeredItself = `deleted_at is null and id = any ((select authz.admin_organizations())::uuid[])`
 	)
 	all := []policy{
 		{"conversations", "users_view_own_conversations", "select", own, ""},
 		{"conversations", "users_create_own_conversations", "insert", "",
 			own + ` and (agent_id is null or exists (select from public.agents r where r.id = agent_id))`},
 		{"conversations", "users_update_own_conversations", "update", own, own},
-		{"messages", "users_view_own_messages", "select", ofReadableConversation, ""},
-		{"messages", "users_create_own_messages", "insert", "", `role = 'user' and ` + ofReadableConversation},
+		{"messages", "users_view_own_messages", "select", ofOwnConversation, ""},
+		{"messages", "users_create_own_messages", "insert", "", `role = 'user' and ` + ofOwnConversation},
 		{"organizations", "users_view_organizations", "select",
 			`deleted_at is null and id = any ((select authz.visible_organizations())::uuid[])`, ""},
 		{"organizations", "admins_rename_organizations", "update", administeredItself, administeredItself},
 		{"users", "users_view_colleagues", "select",
-			`id = (select auth.uid()) or id in (
-				select uo.user_id from public.user_organizations uo
-				where uo.is_active and uo.organization_id = any ((select authz.member_organizations())::uuid[]))`, ""},
+			`id = any ((select authz.colleagues())::uuid[])`, ""},
 		{"user_organizations", "users_view_memberships", "select",
 			`user_id = (select auth.uid()) or organization_id = any ((select authz.member_organizations())::uuid[])`, ""},
 		{"user_organizations", "admins_add_memberships", "insert", "", others},
@@ -228,10 +226,11 @@ func privileges() map[string]string {
 		want["function public."+f+" to authenticated"], want["function public."+f+" to service_role"] = "EXECUTE", "EXECUTE"
 	}
 	for _, f := range []string{"audiences()", "suspended_organizations()", "writer_organizations()", "admin_organizations()",
-		"visible_organizations()", "may_share(public.sharing_scope_type, uuid)"} {
+		"visible_organizations()", "colleagues()", "own_conversations()"} {
 		want["function authz."+f+" to authenticated"] = "EXECUTE"
 	}
-	for _, f := range []string{"audience_key(public.sharing_scope_type, uuid, uuid)", "shared_key(uuid)", "member_organizations()", "is_privileged()"} {
+	for _, f := range []string{"audience_key(public.sharing_scope_type, uuid, uuid)", "shared_key(uuid)", "member_organizations()", "is_privileged()",
+		"may_share(public.sharing_scope_type, uuid)"} {
 		want["function authz."+f+" to authenticated"], want["function authz."+f+" to service_role"] = "EXECUTE", "EXECUTE"
 	}
 	return want
@@ -279,6 +278,8 @@ func definitionProblems(t testing.TB, db *pgtest.DB) []string {
 	for _, table := range resourceTables {
 		pick("trigger public."+table+".guard",
 			fmt.Sprintf("CREATE TRIGGER guard BEFORE UPDATE ON public.%s FOR EACH ROW EXECUTE FUNCTION authz.guard()", table))
+		pick("trigger public."+table+".guard_sharing",
+			fmt.Sprintf("CREATE TRIGGER guard_sharing BEFORE UPDATE ON public.%s FOR EACH ROW WHEN (((new.sharing_scope IS DISTINCT FROM old.sharing_scope) AND (NOT authz.may_share(new.sharing_scope, new.owner_organization_id)))) EXECUTE FUNCTION authz.guard('sharing')", table))
 		pick(fmt.Sprintf("constraint public.%s.fk_%[1]s_owner", table),
 			"FOREIGN KEY (owner_organization_id) REFERENCES public.organizations(id) ON DELETE RESTRICT")
 	}
@@ -312,7 +313,7 @@ func definitionProblems(t testing.TB, db *pgtest.DB) []string {
 var definers = []string{
 	"audit.record()",
 	"authz.admin_organizations()", "authz.audiences()", "authz.audiences_of(uuid)",
-	"authz.may_share(public.sharing_scope_type,uuid)", "authz.member_organizations()", "authz.organizations_of(uuid,text[])",
+	"authz.colleagues()", "authz.own_conversations()", "authz.may_share(public.sharing_scope_type,uuid)", "authz.member_organizations()", "authz.organizations_of(uuid,text[])",
 	"authz.suspended_organizations()", "authz.visible_organizations()", "authz.visible_organizations_of(uuid)", "authz.writer_organizations()",
 	"public.can_user_access_resource(uuid,uuid,public.sharing_scope_type)", "public.get_accessible_agents(uuid,integer)",
 	"public.get_organization_hierarchy(uuid)", "public.get_organization_tenant(uuid)", "public.get_user_accessible_organizations(uuid)",

@@ -7,5 +7,6 @@ import (
 func TestPhase4(t *testing.T) {
 	t.Parallel()
 	t.Run("Policies", testPolicies)
+	t.Run("Writing", testWriting)
 	t.Run("Again", testAgain)
 }

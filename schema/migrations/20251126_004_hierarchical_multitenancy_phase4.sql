@@ -311,7 +311,9 @@ begin
 end
 $$;
 
--- What stays as it was made, and who may share more widely: that takes the old row, which a policy does not see.
+-- What stays as it was made, and who may share more widely: that takes the old row, which a policy does not see. Whether
+-- the caller may share stands in the trigger's condition, which holds the function itself, as a policy does: in here it
+-- would be looked up by its name, in a schema that the caller may not enter.
 create or replace function authz.guard() returns trigger
 language plpgsql set search_path = ''
 as $$
@@ -320,14 +322,13 @@ begin
     if not row_security_active(tg_relid) then
         return new;
     end if;
+    if tg_argv[0] = 'sharing' then
+        raise exception 'not allowed to share this with scope %', new.sharing_scope
+            using errcode = 'insufficient_privilege';
+    end if;
     if (new.id, new.owner_organization_id, new.created_by, new.created_at, new.deleted_at)
         is distinct from (old.id, old.owner_organization_id, old.created_by, old.created_at, old.deleted_at) then
         raise exception 'id, owner_organization_id, created_by, created_at and deleted_at cannot be changed'
-            using errcode = 'insufficient_privilege';
-    end if;
-    if new.sharing_scope is distinct from old.sharing_scope
-        and not authz.may_share(new.sharing_scope, new.owner_organization_id) then
-        raise exception 'not allowed to share this with scope %', new.sharing_scope
             using errcode = 'insufficient_privilege';
     end if;
     return new;
@@ -419,7 +420,11 @@ begin
             'users_update_' || target.table_name, target.table_name, may_change);
 
         execute format(
-            'create or replace trigger guard before update on public.%I for each row execute function authz.guard()',
+            'create or replace trigger guard before update on public.%1$I for each row execute function authz.guard();
+             create or replace trigger guard_sharing before update on public.%1$I for each row
+                 when (new.sharing_scope is distinct from old.sharing_scope
+                       and not authz.may_share(new.sharing_scope, new.owner_organization_id))
+                 execute function authz.guard(''sharing'')',
             target.table_name);
     end loop;
 end
@@ -631,7 +636,8 @@ grant execute on function
     authz.audience_key(public.sharing_scope_type, uuid, uuid),
     authz.shared_key(uuid),
     authz.member_organizations(),
-    authz.is_privileged()
+    authz.is_privileged(),
+    authz.may_share(public.sharing_scope_type, uuid)
 to authenticated, service_role;
 
 revoke all on function public.soft_delete(text, uuid) from public, anon, authenticated, service_role;

@@ -1,0 +1,273 @@
+package rls_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+)
+
+// try runs a statement as somebody and says what became of it. Nothing of it stays.
+func try(t testing.TB, db *pgtest.DB, as actor.Actor, sql string, args ...any) (result outcome) {
+	t.Helper()
+	require.NoError(t, as.Do(t, db, func(tx pgx.Tx) error {
+		result = attempt(t, tx, sql, args...)
+		return nil
+	}))
+	return result
+}
+
+// attempt is try for whoever has the transaction.
+func attempt(t testing.TB, tx pgx.Tx, sql string, args ...any) outcome {
+	t.Helper()
+	inner, err := tx.Begin(t.Context())
+	require.NoError(t, err)
+	tag, err := inner.Exec(t.Context(), sql, args...)
+	require.NoError(t, inner.Rollback(t.Context()))
+	if err == nil && tag.RowsAffected() == 0 {
+		return filtered
+	}
+	return outcomeOf(err)
+}
+
+// forEachUser runs f as each user of the world in turn, in one session as a
+// connection pool has it.
+func forEachUser(t testing.TB, db *pgtest.DB, f func(tx pgx.Tx, user fixtures.User)) {
+	t.Helper()
+	require.NoError(t, actor.User(fixtures.Nobody.ID).Do(t, db, func(tx pgx.Tx) error {
+		for _, u := range fixtures.Users {
+			claims, err := json.Marshal(map[string]string{"role": "authenticated", "sub": u.ID})
+			require.NoError(t, err)
+			_, err = tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, string(claims))
+			require.NoError(t, err)
+			f(tx, u)
+		}
+		return nil
+	}))
+}
+
+var scopes = []fixtures.Level{fixtures.PlatformLevel, fixtures.TenantLevel, fixtures.OrganizationLevel}
+
+// insertLeaks lets everybody insert an agent of every organization and scope, as made
+// by himself and, where he may do that, as made by somebody else: one sentence for
+// each attempt that ends otherwise than by the world's rules.
+func insertLeaks(t testing.TB, db *pgtest.DB, w world) (found []string) {
+	t.Helper()
+	attempts := 0
+	forEachUser(t, db, func(tx pgx.Tx, u fixtures.User) {
+		for _, owner := range slices.Sorted(maps.Keys(w.organizations)) {
+			for _, scope := range scopes {
+				r := row{table: "agents", name: "New", owner: owner, scope: scope, creator: u.ID}
+				creators := []string{u.ID}
+				if w.mayInsert(u.ID, r) {
+					creators = append(creators, fixtures.Bob.ID, fixtures.Adam.ID)
+				}
+				for _, r.creator = range creators {
+					want := rejected
+					if w.mayInsert(u.ID, r) {
+						want = done
+					}
+					attempts++
+					got := attempt(t, tx, `insert into public.agents (name, owner_organization_id, sharing_scope, created_by) values ('New', $1, $2, $3)`, r.owner, r.scope, r.creator)
+					if got != want {
+						found = append(found, fmt.Sprintf("%s inserts an agent of %s (%s scope) as made by %s: %s, and must be %s",
+							u.Email, w.organizations[owner].name, scope, email(r.creator), got, want))
+					}
+				}
+			}
+		}
+	})
+	t.Logf("%d inserts", attempts)
+	return found
+}
+
+// updateLeaks lets everybody update every resource, which no WHERE narrows: then a
+// policy for SELECT does not help the one for UPDATE.
+func updateLeaks(t testing.TB, db *pgtest.DB, w world) (found []string) {
+	t.Helper()
+	forEachUser(t, db, func(tx pgx.Tx, u fixtures.User) {
+		for _, table := range resourceTables {
+			changed := map[string]bool{}
+			keys, err := readRows(t, tx, fmt.Sprintf(`with changed as (update public.%s set updated_at = now() returning id) select '%[1]s', id::text from changed`, table))
+			require.NoError(t, err)
+			for _, key := range keys[table] {
+				changed[key] = true
+			}
+			may := 0
+			for _, r := range w.rows {
+				if r.table != table {
+					continue
+				}
+				if w.mayUpdate(u.ID, r) {
+					may++
+				}
+				switch {
+				case changed[r.key] && !w.mayUpdate(u.ID, r):
+					found = append(found, fmt.Sprintf("%s changes %s", u.Email, w.describe(t, db, r)))
+				case !changed[r.key] && w.mayUpdate(u.ID, r):
+					found = append(found, fmt.Sprintf("%s cannot change %s", u.Email, w.describe(t, db, r)))
+				}
+			}
+			tag, err := tx.Exec(t.Context(), fmt.Sprintf(`update public.%s set updated_at = now()`, table))
+			require.NoError(t, err)
+			if tag.RowsAffected() != int64(may) {
+				found = append(found, fmt.Sprintf("%s changes %d rows of %s without reading them, and may change %d", u.Email, tag.RowsAffected(), table, may))
+			}
+		}
+	})
+	return found
+}
+
+// shareLeaks lets everybody give every agent that he may change every scope.
+func shareLeaks(t testing.TB, db *pgtest.DB, w world) (found []string) {
+	t.Helper()
+	attempts := map[outcome]int{}
+	forEachUser(t, db, func(tx pgx.Tx, u fixtures.User) {
+		for _, r := range w.rows {
+			if r.table != "agents" || !w.mayUpdate(u.ID, r) {
+				continue
+			}
+			for _, scope := range scopes {
+				want := guarded
+				if scope == r.scope || w.mayShare(u.ID, r.owner, scope) {
+					want = done
+				}
+				attempts[want]++
+				if got := attempt(t, tx, `update public.agents set sharing_scope = $1 where id = $2`, scope, r.key); got != want {
+					found = append(found, fmt.Sprintf("%s gives scope %s to %s: %s, and must be %s", u.Email, scope, w.describe(t, db, r), got, want))
+				}
+			}
+		}
+	})
+	require.Positive(t, attempts[done])
+	require.Positive(t, attempts[guarded])
+	return found
+}
+
+// deleteLeaks lets everybody softly delete every agent and every conversation.
+func deleteLeaks(t testing.TB, db *pgtest.DB, w world) (found []string) {
+	t.Helper()
+	forEachUser(t, db, func(tx pgx.Tx, u fixtures.User) {
+		for _, r := range w.rows {
+			may := w.mayUpdate(u.ID, r)
+			if r.table == "conversations" {
+				may = w.mayRead(u.ID, r)
+			} else if r.table != "agents" {
+				continue
+			}
+			want := outcome(fmt.Sprintf("ERROR: no such row of %s, or not yours to delete: %s (SQLSTATE P0002)", r.table, r.key))
+			if may {
+				want = done
+			}
+			if got := attempt(t, tx, `select public.soft_delete($1, $2)`, r.table, r.key); got != want {
+				found = append(found, fmt.Sprintf("%s deletes %s: %s, and must be %s", u.Email, w.describe(t, db, r), got, want))
+			}
+		}
+	})
+	return found
+}
+
+// step is a statement, who makes it, and what must become of it.
+type step struct {
+	as   actor.Actor
+	sql  string
+	want outcome
+}
+
+func (s step) check(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	require.Equal(t, s.want, try(t, db, s.as, s.sql), s.sql)
+}
+
+func as(user fixtures.User) actor.Actor { return actor.User(user.ID) }
+
+func testWriting(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "phase-4/update-rls-policies-for-agents", "phase-4/update-rls-for-knowledge-documents")
+	db, w := secured(t), migrated()
+	t.Run("writers insert for their organizations, as themselves, and admins share what they insert", func(t *testing.T) {
+		t.Parallel()
+		require.Empty(t, insertLeaks(t, db, w))
+	})
+	t.Run("admins change what is their organization's, and writers what they made", func(t *testing.T) {
+		t.Parallel()
+		require.Empty(t, updateLeaks(t, db, w))
+	})
+	t.Run("whoever may share more widely than an organization does", func(t *testing.T) {
+		t.Parallel()
+		require.Empty(t, shareLeaks(t, db, w))
+	})
+	t.Run("whoever may change a row may delete it softly", func(t *testing.T) {
+		t.Parallel()
+		require.Empty(t, deleteLeaks(t, db, w))
+	})
+	t.Run("a row that is deleted is gone for everybody, and its deletion is not undone", func(t *testing.T) {
+		t.Parallel()
+		require.NoError(t, as(fixtures.Alice).Do(t, db, func(tx pgx.Tx) error {
+			mine := fmt.Sprintf("where id = '%s'", fixtures.NovartisAgent.ID)
+			require.Equal(t, done, attempt(t, tx, `update public.agents set name = 'Mine' `+mine))
+			_, err := tx.Exec(t.Context(), `select public.soft_delete('agents', $1)`, fixtures.NovartisAgent.ID)
+			require.NoError(t, err)
+			require.Equal(t, filtered, attempt(t, tx, `select from public.agents `+mine))
+			require.Equal(t, filtered, attempt(t, tx, `update public.agents set name = 'Mine' `+mine))
+			require.Equal(t, denied, attempt(t, tx, `update public.agents set deleted_at = null `+mine))
+			return nil
+		}))
+	})
+	t.Run("in every resource table", func(t *testing.T) {
+		t.Parallel()
+		for _, table := range resourceTables {
+			name := row{table: table}.nameColumn()
+			insert := func(owner fixtures.Organization, scope fixtures.Level, creator fixtures.User) string {
+				return fmt.Sprintf("insert into public.%s (%s, owner_organization_id, sharing_scope, created_by) values ('New', '%s', '%s', '%s')",
+					table, name, owner.ID, scope, creator.ID)
+			}
+			rows := func(set string, tail string) string {
+				return fmt.Sprintf("update public.%s set %s%s", table, set, tail)
+			}
+			for what, s := range map[string]step{
+				"a member inserts":                              {as(fixtures.Alice), insert(fixtures.Novartis, fixtures.OrganizationLevel, fixtures.Alice), done},
+				"a member does not insert for another":          {as(fixtures.Alice), insert(fixtures.Pfizer, fixtures.OrganizationLevel, fixtures.Alice), rejected},
+				"a member does not insert as another":           {as(fixtures.Alice), insert(fixtures.Novartis, fixtures.OrganizationLevel, fixtures.Adam), rejected},
+				"a member does not share":                       {as(fixtures.Alice), insert(fixtures.Novartis, fixtures.TenantLevel, fixtures.Alice), rejected},
+				"an admin shares with the tenant":               {as(fixtures.Adam), insert(fixtures.Novartis, fixtures.TenantLevel, fixtures.Adam), done},
+				"an admin does not share with everybody":        {as(fixtures.Adam), insert(fixtures.Novartis, fixtures.PlatformLevel, fixtures.Adam), rejected},
+				"a viewer does not insert":                      {as(fixtures.Vera), insert(fixtures.Novartis, fixtures.OrganizationLevel, fixtures.Vera), rejected},
+				"a former member does not insert":               {as(fixtures.Eve), insert(fixtures.Novartis, fixtures.OrganizationLevel, fixtures.Eve), rejected},
+				"an admin changes":                              {as(fixtures.Adam), rows("updated_at = now()", ""), done},
+				"a viewer changes nothing":                      {as(fixtures.Vera), rows("updated_at = now()", ""), filtered},
+				"a former member changes nothing":               {as(fixtures.Eve), rows("updated_at = now()", ""), filtered},
+				"an admin does not move rows":                   {as(fixtures.Adam), rows("owner_organization_id = '"+fixtures.Pfizer.ID+"'", ""), denied},
+				"an admin does not move rows by the old column": {as(fixtures.Adam), rows("tenant_id = '"+fixtures.Pfizer.ID+"'", ""), denied},
+				"an admin does not say who made a row":          {as(fixtures.Adam), rows("created_by = '"+fixtures.Adam.ID+"'", ""), denied},
+				"an admin does not say when":                    {as(fixtures.Adam), rows("created_at = now()", ""), denied},
+				"an admin does not choose an id":                {as(fixtures.Adam), rows("id = gen_random_uuid()", ""), denied},
+				"an admin does not write who reads a row":       {as(fixtures.Adam), rows("audience_key = '"+fixtures.Novartis.ID+"'", ""), denied},
+				"an admin does not write whose tenant's it is":  {as(fixtures.Adam), rows("owner_tenant_id = '"+fixtures.DigitalHealth.ID+"'", ""), denied},
+				"an admin does not delete by an update":         {as(fixtures.Adam), rows("deleted_at = now()", ""), denied},
+				"an admin does not delete at all":               {as(fixtures.Adam), "delete from public." + table, denied},
+				"the platform's admin does not delete":          {as(fixtures.Root), "delete from public." + table, denied},
+				"nobody inserts who has not signed in":          {actor.Anonymous(), insert(fixtures.Novartis, fixtures.OrganizationLevel, fixtures.Alice), denied},
+				"nobody changes who has not signed in":          {actor.Anonymous(), rows("updated_at = now()", ""), denied},
+				"nobody deletes who has not signed in":          {actor.Anonymous(), "delete from public." + table, denied},
+				"the backend inserts":                           {actor.Service(), insert(fixtures.Novartis, fixtures.PlatformLevel, fixtures.Alice), done},
+				"the backend moves rows":                        {actor.Service(), rows("owner_organization_id = '"+fixtures.Pfizer.ID+"'", " where owner_organization_id = '"+fixtures.Novartis.ID+"'"), done},
+				"the backend does not truncate":                 {actor.Service(), "truncate public." + table + " cascade", denied},
+			} {
+				t.Run(table+": "+what, func(t *testing.T) { s.check(t, db) })
+			}
+		}
+	})
+}
+
+// nameColumn is the column that holds a row's name.
+func (r row) nameColumn() string { return fixtures.Resource{Table: r.table}.NameColumn() }
