@@ -11,6 +11,7 @@ import (
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
@@ -34,6 +35,11 @@ func TestPhase2(t *testing.T) {
 	t.Run("Slugs", testSlugs)
 	t.Run("Whose a row is", testOwners)
 	t.Run("Other databases", testVariants)
+	t.Run("Again", testAgain)
+	t.Run("Corrections", testCorrections)
+	t.Run("Killed", testKilled)
+	t.Run("Writers meanwhile", testWriters)
+	t.Run("Refusals", testRefusals)
 }
 
 func testBefore(t *testing.T) {
@@ -716,4 +722,177 @@ func variant(t *testing.T, change string) *pgtest.DB {
 	db.Migrate(t, schema.Phase1)
 	db.Migrate(t, schema.Phase2)
 	return db
+}
+
+func testAgain(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+	definitions, data := phasetest.Catalog(t, db), phasetest.Data(t, db)
+	db.Migrate(t, schema.Phase2)
+	require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+	require.Empty(t, catalog.Diff(data, phasetest.Data(t, db)), "not even a time")
+}
+
+func testCorrections(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "phase-2/re-run-phase-2-with-corrections")
+	pharma, digital := fixtures.Pharmaceuticals.ID, fixtures.DigitalHealth.ID
+	biotech := fixtures.UnknownBiotech.ID
+
+	t.Run("What people corrected stays", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		phasetest.Exec(t, db, `update public.organizations set slug = 'novartis-ag' where id = $1`, fixtures.Novartis.ID)
+		phasetest.Exec(t, db, `update public.organizations set parent_organization_id = $1 where id = $2`, digital, biotech)
+		phasetest.Exec(t, db, `update public.agents set sharing_scope = 'organization' where id = $1`, fixtures.NovartisSharedAgent.ID)
+		phasetest.Exec(t, db, `update public.agents set sharing_scope = 'platform' where id = $1`, fixtures.PlatformAgent.ID)
+		phasetest.Exec(t, db, `update public.agents set owner_organization_id = $1 where id = $2`, fixtures.Pfizer.ID, fixtures.OrphanAgent.ID)
+		phasetest.Exec(t, db, `update public.conversations set owner_organization_id = $1 where id = $2`, fixtures.Novartis.ID, fixtures.DanaConversation.ID)
+		want := expected()
+		want["agents "+fixtures.NovartisSharedAgent.Name] = derive(fixtures.Novartis.ID, fixtures.OrganizationLevel)
+		want["agents "+fixtures.PlatformAgent.Name] = derive(fixtures.PlatformID, fixtures.PlatformLevel)
+		want["agents "+fixtures.OrphanAgent.Name] = derive(fixtures.Pfizer.ID, fixtures.TenantLevel)
+		want["conversations "+fixtures.DanaConversation.Title] = derive(fixtures.Novartis.ID, "")
+		want["agents "+fixtures.UnknownAgent.Name] = row{biotech, "organization", digital, biotech}
+
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, want, rows(t, db))
+		require.Equal(t, place{"Novartis", "organization", pharma, "novartis-ag", "tenant", pharma, true}, places(t, db)[fixtures.Novartis.ID])
+		require.Equal(t, place{"Unknown Biotech", "organization", digital, "unknown-biotech", "tenant", digital, true}, places(t, db)[biotech])
+	})
+	t.Run("A mapping that is added later counts", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		phasetest.Exec(t, db, `insert into public.agents (name, owner_organization_id, sharing_scope) values ('Shared', $1, 'tenant')`, biotech)
+		require.Equal(t, row{biotech, "tenant", fixtures.QuarantineTenantID, shared(fixtures.QuarantineTenantID)}, rows(t, db)["agents Shared"])
+		phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, biotech, digital)
+
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, place{"Unknown Biotech", "organization", digital, "unknown-biotech", "tenant", digital, true}, places(t, db)[biotech])
+		require.Equal(t, row{biotech, "organization", digital, biotech}, rows(t, db)["agents "+fixtures.UnknownAgent.Name])
+		require.Equal(t, row{biotech, "tenant", digital, shared(digital)}, rows(t, db)["agents Shared"])
+		require.Empty(t, ask(t, db, "organizations_in_quarantine"))
+	})
+	t.Run("A mapping counts for an organization whose slug was corrected, and both are kept by a rollback and after it", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		phasetest.Exec(t, db, `update public.organizations set slug = 'biotech' where id = $1`, biotech)
+		phasetest.Exec(t, db, `update public.agents set sharing_scope = 'tenant' where id = $1`, fixtures.UnknownAgent.ID)
+		phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, biotech, digital)
+
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, place{"Unknown Biotech", "organization", digital, "biotech", "tenant", digital, true}, places(t, db)[biotech])
+		require.Equal(t, row{biotech, "tenant", digital, shared(digital)}, rows(t, db)["agents "+fixtures.UnknownAgent.Name])
+		db.Rollback(t, schema.Phase2)
+		require.Equal(t, place{Name: "Unknown Biotech", Slug: "biotech", Active: true}, places(t, db)[biotech])
+		require.Equal(t, "tenant", rows(t, db)["agents "+fixtures.UnknownAgent.Name].Scope)
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, place{"Unknown Biotech", "organization", digital, "biotech", "tenant", digital, true}, places(t, db)[biotech])
+		require.Equal(t, row{biotech, "tenant", digital, shared(digital)}, rows(t, db)["agents "+fixtures.UnknownAgent.Name])
+	})
+	t.Run("Who moves to another tenant takes what it shares along", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		mayo := fixtures.MayoClinic.ID
+		phasetest.Exec(t, db, `update public.organizations set parent_organization_id = $1 where id = $2`, pharma, mayo)
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, row{mayo, "tenant", pharma, shared(pharma)}, rows(t, db)["agents "+fixtures.MayoAgent.Name])
+	})
+}
+
+func testRefusals(t *testing.T) {
+	t.Parallel()
+	f, err := schema.Migration(schema.Phase2)
+	require.NoError(t, err)
+
+	t.Run("phase 1 is missing", func(t *testing.T) {
+		t.Parallel()
+		phasetest.Refuses(t, pgtest.New(t, schema.Legacy, fixtures.World()...), f, "phase 2 needs phase 1, which is not complete here")
+	})
+	t.Run("there is nothing at all", func(t *testing.T) {
+		t.Parallel()
+		phasetest.Refuses(t, pgtest.Empty(t), f, "phase 2 needs phase 1, which is not complete here")
+	})
+	t.Run("inside a transaction", func(t *testing.T) {
+		t.Parallel()
+		inside := f
+		inside.SQL = "begin;\n" + f.SQL + "\ncommit;"
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase1, fixtures.World()...), inside, "phase 2 commits as it goes, and cannot run inside a transaction")
+	})
+	t.Run("another migration is running", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		_, err := db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
+		require.NoError(t, err)
+		phasetest.Refuses(t, db, f, "another migration of this database is running")
+	})
+	t.Run("a role that does not own all the tables", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		_, err := db.Superuser.Exec(t.Context(), `alter table public.prompts owner to service_role; grant all on public.prompts to tenancy_owner`)
+		require.NoError(t, err)
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.prompts")
+	})
+	t.Run("a role from which row level security hides the rows", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		phasetest.Exec(t, db, `alter table public.agents force row level security`)
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
+	})
+
+	platform, pharma, digital := fixtures.Platform.ID, fixtures.Pharmaceuticals.ID, fixtures.DigitalHealth.ID
+	novartis, pfizer := fixtures.Novartis.ID, fixtures.Pfizer.ID
+	for name, test := range map[string]struct {
+		sql  string
+		args []any
+		want []string
+	}{
+		"two platforms": {`update public.organizations set tenant_type = 'system' where id = $1`, []any{novartis},
+			[]string{"two rows or more claim to be the platform: " + platform + ", " + novartis}},
+		"two claimants of a tenant": {`update public.organizations set tenant_type = 'pharmaceuticals' where id = $1`, []any{novartis},
+			[]string{"two rows or more claim to be the tenant 'pharma': " + pharma + ", " + novartis}},
+		"the platform's id is somebody else's": {`insert into public.organizations (id, name) values ($1, 'Roche')`, []any{fixtures.PlatformID},
+			[]string{fixtures.PlatformID + " has the platform's id and is not the platform: 'Roche'"}},
+		"the quarantine tenant's id is somebody else's": {`insert into public.organizations (id, name) values ($1, 'Roche')`, []any{fixtures.QuarantineTenantID},
+			[]string{fixtures.QuarantineTenantID + " is the id of the quarantine, and of an organization that is there already: 'Roche'"}},
+		"the quarantine organization's id is somebody else's": {
+			`insert into public.organizations (id, name, organization_type, parent_organization_id) values ($1, 'Roche', 'organization', $2)`, []any{fixtures.QuarantineOrganizationID, pharma},
+			[]string{fixtures.QuarantineOrganizationID + " is the id of the quarantine, and of an organization that is there already: 'Roche'"}},
+		"a mapping to an organization": {`insert into tenancy.organization_mapping values ($1, $2)`, []any{novartis, pfizer},
+			[]string{novartis + " is mapped to " + pfizer + ", which is no tenant"}},
+		"a mapping to the platform": {`insert into tenancy.organization_mapping values ($1, $2)`, []any{novartis, platform},
+			[]string{novartis + " is mapped to " + platform + ", which is no tenant"}},
+		"a mapping of the platform": {`insert into tenancy.organization_mapping values ($1, $2)`, []any{platform, pharma},
+			[]string{platform + " is mapped to a tenant, and is itself a platform"}},
+		"an organization below an organization": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{pfizer, novartis},
+			[]string{"the parent of " + novartis + " ('Novartis') is " + pfizer + ", which is no tenant"}},
+		"an organization below the platform": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{platform, novartis},
+			[]string{"the parent of " + novartis + " ('Novartis') is " + platform + ", which is no tenant"}},
+		"an organization below nothing that is there": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{fixtures.Alice.ID, novartis},
+			[]string{"the parent of " + novartis + " ('Novartis') is " + fixtures.Alice.ID + ", which is no tenant"}},
+		"a tenant below a tenant": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{digital, pharma},
+			[]string{"the parent of " + pharma + " ('Pharmaceuticals') is " + digital + ", which is no platform"}},
+		"a platform below a tenant": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{pharma, platform},
+			[]string{"the parent of " + platform + " ('VITAL Expert Platform') is " + pharma + ", which is no parent of a platform"}},
+		"two slugs that are given and the same": {`update public.organizations set slug = 'same' where id in ($1, $2)`, []any{novartis, pfizer},
+			[]string{"the slug 'same' is that of " + novartis + ", " + pfizer}},
+		"several, and all are named": {`update public.organizations set slug = 'same', parent_organization_id = $1 where id in ($1, $2)`, []any{novartis, pfizer},
+			[]string{"the slug 'same' is that of " + novartis + ", " + pfizer, "the parent of " + novartis, "the parent of " + pfizer}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+			phasetest.Exec(t, db, test.sql, test.args...)
+			for _, want := range test.want {
+				phasetest.Refuses(t, db, f, want)
+			}
+			// It is this, and not the world, that it refuses.
+			phasetest.Exec(t, db, `delete from tenancy.organization_mapping`)
+			phasetest.Exec(t, db, `delete from public.organizations where name = 'Roche'`)
+			phasetest.Exec(t, db, `update public.organizations set slug = null, parent_organization_id = null`)
+			phasetest.Exec(t, db, `update public.organizations set tenant_type = 'standard' where id = $1`, novartis)
+			db.Migrate(t, schema.Phase2)
+			require.Equal(t, expected(), rows(t, db))
+		})
+	}
 }

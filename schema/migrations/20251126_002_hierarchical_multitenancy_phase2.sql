@@ -148,9 +148,9 @@ begin atomic
     where m.old_id = p_id;
 end;
 
--- The owner of a row: the one it names, in whichever column. If two are named, or none that exists, choosing one would
--- show the row to somebody new; only the person who made it can still decide, by being a member of one organization
--- and of no other. Never the platform: that is where rows are shown to everybody.
+-- The owner of a row: the one it names, in whichever column. If it names two, choosing one would show the row to
+-- somebody new. If it names none that exists, only the person who made it can still decide, by being a member of one
+-- organization and of no other. Never the platform: that is where rows are shown to everybody.
 create or replace function tenancy.find_owner(p_owner uuid, p_tenant uuid, p_person uuid) returns uuid
 language plpgsql stable
 as $$
@@ -449,12 +449,13 @@ begin
                 else tenancy.slugify(organization.name)
             end, organization.id);
         end if;
-        -- What somebody has corrected since it was placed stays; else a mapping that came later still counts.
+        -- A place that somebody has corrected since stays; else a mapping that came later still counts.
         continue when tenancy.placement(placed) = tenancy.placement(organization)
             or organization.organization_type is not null and organization.slug <> '' and exists (
                 select
                 from tenancy.organization_journal j
-                where j.organization_id = organization.id and j.after <> tenancy.placement(organization)
+                where j.organization_id = organization.id
+                  and j.after - 'slug' <> tenancy.placement(organization) - 'slug'
             );
 
         update public.organizations o
@@ -462,9 +463,14 @@ begin
             parent_organization_id = placed.parent_organization_id,
             slug = placed.slug
         where o.id = organization.id;
-        insert into tenancy.organization_journal (organization_id, before, after)
+        -- A later run adds what it changed, and not what somebody else did.
+        insert into tenancy.organization_journal as j (organization_id, before, after)
         values (organization.id, tenancy.placement(organization), tenancy.placement(placed))
-        on conflict (organization_id) do update set after = excluded.after;
+        on conflict (organization_id) do update set after = j.after || (
+            select jsonb_object_agg(field.key, field.value)
+            from jsonb_each(excluded.after) as field
+            where field.value <> excluded.before -> field.key
+        );
     end loop;
 end
 $$;
@@ -528,14 +534,17 @@ begin
             relation, incomplete, range, p_batch) into upto;
         exit when upto is null;
 
-        -- What was there before, where it was anything; then the change, and what it came to.
+        -- What was there before, where it was anything, or what somebody has made of it since a run before; then the
+        -- change, and what it came to.
         call tenancy.patiently(format(
-            'insert into tenancy.journal (table_name, row_id, owner_before, scope_before)
+            'insert into tenancy.journal as j (table_name, row_id, owner_before, scope_before)
              select %1$L, r.id, r.owner_organization_id, %2$s
              from %3$s r
              where %4$s %5$s and r.id <= %6$L and (r.owner_organization_id is not null or %2$s is not null)
              for update
-             on conflict do nothing;
+             on conflict (table_name, row_id)
+             do update set owner_before = excluded.owner_before, scope_before = excluded.scope_before
+             where (j.owner_after, j.scope_after) is distinct from (excluded.owner_before, excluded.scope_before);
              with changed as (
                  update %3$s r set %7$s
                  where %4$s %5$s and r.id <= %6$L

@@ -1,0 +1,191 @@
+package backfill_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/catalog"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/phasetest"
+	"github.com/vital-health/tenancy/helpers/script"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// twoBatches is more documents than the backfill fills in one transaction.
+var twoBatches = append(fixtures.World(), pgtest.Seed{Name: "documents for two batches", SQL: `
+	insert into public.knowledge_documents (id, title, tenant_id)
+	select ('00000100-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'Document ' || n, '` + fixtures.Novartis.ID + `'
+	from generate_series(1, 5200) as n;`})
+
+// What tells when something happened is all that may differ between two runs.
+var times = []string{"tenancy.completed_phase.completed_at", "tenancy.backfill_progress.started_at", "tenancy.backfill_progress.finished_at"}
+
+// Where a run is killed: it waits for a row that somebody has locked there, and half
+// says what is done by then and what is not.
+var killings = map[string]struct{ lock, half string }{
+	"while the platform moves": {
+		`select from public.user_organizations where user_id = '` + fixtures.Root.ID + `' for update`,
+		`select count(*) = 2 from public.organizations where tenant_type = 'system'`},
+	"while the organizations are placed": {
+		`select from public.organizations where name = 'Novartis' for update`,
+		`select count(*) = 1 and not exists (select from public.organizations where slug = 'pfizer') from public.organizations where tenant_type = 'system'`},
+	"between two batches": {
+		`select from public.knowledge_documents where title = 'Document 5200' for update`,
+		`select count(*) filter (where owner_organization_id is not null) = 5000 and count(*) > 5000 from public.knowledge_documents`},
+	"in the last table": {
+		`select from public.workflows where name = 'Kaiser referral template' for update`,
+		`select bool_and(owner_organization_id is null) and not exists (select from public.use_cases where owner_organization_id is null) from public.workflows`},
+}
+
+func testKilled(t *testing.T) {
+	t.Parallel()
+	migration, err := schema.Migration(schema.Phase2)
+	require.NoError(t, err)
+	before := pgtest.New(t, schema.Phase1, twoBatches...)
+	undisturbed := pgtest.New(t, schema.Phase2, twoBatches...)
+
+	for name, killing := range killings {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t, schema.Phase1, twoBatches...)
+			t.Run("and rolled back, it has done nothing", func(t *testing.T) {
+				kill(t, db, migration, killing.lock)
+				require.Equal(t, []bool{true}, query[bool](t, db, killing.half), "killed elsewhere than the test means to")
+				db.Rollback(t, schema.Phase2)
+				same(t, before, db)
+			})
+			t.Run("and run again, it has done what an undisturbed run does", func(t *testing.T) {
+				kill(t, db, migration, killing.lock)
+				db.Migrate(t, schema.Phase2)
+				same(t, undisturbed, db)
+			})
+		})
+	}
+}
+
+// Each changes a row that the backfill waits for, and is done before it goes on.
+func testWriters(t *testing.T) {
+	t.Parallel()
+	migration, err := schema.Migration(schema.Phase2)
+	require.NoError(t, err)
+	novartis, pfizer, old := fixtures.Novartis.ID, fixtures.Pfizer.ID, fixtures.Platform.ID
+
+	for name, test := range map[string]struct {
+		begun, then string // before the backfill comes, and while it waits
+		want        map[string]row
+	}{
+		"makes an agent public that is being filled": {
+			`select from public.agents where id = '` + fixtures.NovartisAgent.ID + `' for update`,
+			`update public.agents set name = 'Public now', metadata = '{"is_public": true}' where id = '` + fixtures.NovartisAgent.ID + `'`,
+			map[string]row{"agents Public now": derive(novartis, fixtures.PlatformLevel), "agents " + fixtures.NovartisAgent.Name: {}}},
+		"makes an agent private that is being filled": {
+			`select from public.agents where id = '` + fixtures.PharmaAgent.ID + `' for update`,
+			`update public.agents set metadata = '{}' where id = '` + fixtures.PharmaAgent.ID + `'`,
+			map[string]row{"agents " + fixtures.PharmaAgent.Name: derive(pfizer, fixtures.OrganizationLevel)}},
+		"moves an agent that is being filled": {
+			`select from public.agents where id = '` + fixtures.PharmaAgent.ID + `' for update`,
+			`update public.agents set tenant_id = '` + novartis + `' where id = '` + fixtures.PharmaAgent.ID + `'`,
+			map[string]row{"agents " + fixtures.PharmaAgent.Name: derive(novartis, fixtures.TenantLevel)}},
+		"renames a document that is being filled": {
+			`select from public.knowledge_documents where id = '` + fixtures.DanglingDocument.ID + `' for update`,
+			`update public.knowledge_documents set title = 'Renamed' where id = '` + fixtures.DanglingDocument.ID + `'`,
+			map[string]row{"knowledge_documents Renamed": derive(fixtures.MayoClinic.ID, fixtures.OrganizationLevel)}},
+		"deletes a prompt that is being filled": {
+			`select from public.prompts where id = '` + fixtures.PfizerPrompt.ID + `' for update`,
+			`delete from public.prompts where id = '` + fixtures.PfizerPrompt.ID + `'`,
+			map[string]row{"prompts " + fixtures.PfizerPrompt.Name: {}}},
+		"has made a prompt without an owner, and not committed it yet": {
+			`insert into public.prompts (name, created_by) values ('Late', '` + fixtures.Bob.ID + `')`, ``,
+			map[string]row{"prompts Late": derive(pfizer, fixtures.OrganizationLevel)}},
+		"has made an agent of the platform, and not committed it yet": {
+			`insert into public.agents (name, tenant_id, metadata) values ('Late', '` + old + `', '{"is_public": "true"}')`, ``,
+			map[string]row{"agents Late": derive(fixtures.PlatformID, fixtures.PlatformLevel)}},
+		"has begun a conversation, and not committed it yet": {
+			`insert into public.conversations (title, user_id) values ('Late', '` + fixtures.Carol.ID + `')`, ``,
+			map[string]row{"conversations Late": derive(fixtures.MayoClinic.ID, "")}},
+		"has made an organization, and not committed it yet, nor what it then writes for it": {
+			`insert into public.organizations (id, name, tenant_key) values ('00000500-0000-4000-8000-000000000500', 'Roche', 'pharma')`,
+			`insert into public.prompts (name, tenant_id, metadata) values ('Of Roche', '00000500-0000-4000-8000-000000000500', '{"is_tenant_shared": true}')`,
+			map[string]row{"prompts Of Roche": {"00000500-0000-4000-8000-000000000500", "tenant", fixtures.Pharmaceuticals.ID, shared(fixtures.Pharmaceuticals.ID)}}},
+		"has let somebody into the platform, and not committed it yet": {
+			`insert into public.user_organizations (user_id, organization_id) values ('` + fixtures.Nobody.ID + `', '` + old + `')`,
+			`insert into public.agents (name, tenant_id) values ('By the new member', '` + old + `')`,
+			map[string]row{"agents By the new member": derive(fixtures.PlatformID, fixtures.OrganizationLevel)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+			writer, pid, done := meet(t, db, migration, test.begun)
+			_, err := writer.Exec(t.Context(), test.then+`; commit`)
+			require.NoError(t, err)
+			require.NoError(t, <-done, "the migration, session %d", pid)
+
+			found := rows(t, db)
+			for name, want := range test.want {
+				require.Equal(t, want, found[name], name)
+			}
+			for _, q := range []string{"nulls_in_rows", "dangling_owners", "derived_columns"} {
+				for _, counted := range ask(t, db, q) {
+					require.Equal(t, "0", counted[1], "%s of %s", q, counted[0])
+				}
+			}
+			require.Empty(t, ask(t, db, "nulls_in_organizations"))
+			require.Equal(t, []int{0}, query[int](t, db, `select count(*) from public.user_organizations where organization_id = $1`, old))
+		})
+	}
+}
+
+// kill runs a file as far as a row that somebody has locked, and ends its session there.
+func kill(t *testing.T, db *pgtest.DB, f schema.File, lock string) {
+	t.Helper()
+	locker, pid, done := meet(t, db, f, lock)
+	_, err := db.Superuser.Exec(t.Context(), `select pg_terminate_backend($1)`, pid)
+	require.NoError(t, err)
+	require.ErrorContains(t, <-done, "terminating connection due to administrator command")
+	_, err = locker.Exec(t.Context(), `rollback`)
+	require.NoError(t, err)
+	// What the session held is free when it is gone.
+	require.Eventually(t, func() bool {
+		return query[int](t, db, `select count(*) from pg_stat_activity where pid = $1`, pid)[0] == 0
+	}, 10*time.Second, 5*time.Millisecond)
+}
+
+// meet runs a file as far as something that another session, in a transaction of
+// its own, has locked. It returns that session, the process of the one that waits,
+// and where its end will be told.
+func meet(t *testing.T, db *pgtest.DB, f schema.File, lock string) (locker *pgx.Conn, pid uint32, done chan error) {
+	t.Helper()
+	locker, runner := db.Connect(t, pgtest.OwnerRole), db.Connect(t, pgtest.OwnerRole)
+	_, err := locker.Exec(t.Context(), `begin; `+lock)
+	require.NoError(t, err)
+	pid, done = runner.PgConn().PID(), make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	t.Cleanup(stop)
+	go func() {
+		_, err := script.Run(ctx, runner, f)
+		done <- err
+	}()
+	require.Eventually(t, func() bool {
+		select {
+		case err := <-done:
+			done <- err
+			t.Errorf("the file met no lock, and ended: %v", err)
+			return true
+		default:
+		}
+		return query[bool](t, db, `select $1::int = any (pg_blocking_pids($2))`, locker.PgConn().PID(), pid)[0]
+	}, 20*time.Second, 5*time.Millisecond)
+	return locker, pid, done
+}
+
+// same compares two databases, but for times.
+func same(t *testing.T, want, got *pgtest.DB) {
+	t.Helper()
+	require.Empty(t, catalog.Diff(phasetest.Catalog(t, want), phasetest.Catalog(t, got)))
+	require.Empty(t, catalog.Diff(phasetest.Data(t, want, times...), phasetest.Data(t, got, times...)))
+}
