@@ -1,0 +1,139 @@
+package constraints_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/phasetest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// asBackfill lets the statements after it write what triggers would derive.
+const asBackfill = `select set_config('tenancy.backfill', 'on', true);`
+
+func testRefusals(t *testing.T) {
+	t.Parallel()
+	t.Run("Dirty data", testDirtyData)
+	t.Run("Names that are taken", testTakenNames)
+
+	t.Run("phase 2 is missing", func(t *testing.T) {
+		t.Parallel()
+		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase1, fixtures.World()...), schema.Phase3, "phase 3 needs phase 2, which is not complete here")
+	})
+	t.Run("phase 2 has begun and not ended", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		phasetest.Exec(t, db, `delete from tenancy.completed_phase where phase = 2`)
+		phasetest.RefusesMigration(t, db, schema.Phase3, "phase 3 needs phase 2, which is not complete here")
+	})
+	t.Run("phase 4 is complete, and its privileges would go", func(t *testing.T) {
+		t.Parallel()
+		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase4, fixtures.World()...), schema.Phase3, "phase 4 is complete")
+	})
+	t.Run("another migration is running", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		hold(t, db, `select pg_advisory_xact_lock(hashtextextended('tenancy.migration', 0))`)
+		phasetest.RefusesMigration(t, db, schema.Phase3, "another migration of this database is running")
+	})
+	t.Run("a role that does not own a table", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		_, err := db.Superuser.Exec(t.Context(), `alter table public.prompts owner to service_role`)
+		require.NoError(t, err)
+		phasetest.RefusesMigration(t, db, schema.Phase3, "phase 3 must run as the owner of the tables, whom row level security does not hold; tenancy_owner is not that for public.prompts")
+	})
+	t.Run("an owner from whom row level security hides rows", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		phasetest.Exec(t, db, `alter table public.agents force row level security`)
+		phasetest.RefusesMigration(t, db, schema.Phase3, "tenancy_owner is not that for public.agents")
+	})
+}
+
+func testDirtyData(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "phase-3/validate-all-null-values-fixed", "phase-3/validate-hierarchy-constraints", "phase-3/validate-foreign-keys")
+	everything := ""
+	tests := map[string]struct{ dirt, message string }{
+		"an organization without a type": {`update public.organizations set organization_type = null where slug = 'kaiser-permanente'`,
+			"1 organizations without a type"},
+		"an organization with an empty slug": {`update public.organizations set slug = '' where slug = 'mayo-clinic'`,
+			"1 organizations without a slug"},
+		"a platform with a parent": {`update public.organizations set parent_organization_id = '` + fixtures.Pharmaceuticals.ID + `' where slug = 'vital-platform'`,
+			"1 platforms with a parent, or others without one"},
+		"a second platform": {`update public.organizations set organization_type = 'platform', parent_organization_id = null where slug = 'digital-health'`,
+			"1 platforms beyond the one"},
+		"an organization below another": {`update public.organizations set parent_organization_id = '` + fixtures.Pfizer.ID + `' where slug = 'novartis'`,
+			"1 organizations whose parent is not one level above them"},
+		"two live organizations with one slug": {`update public.organizations set slug = 'pfizer' where slug = 'sandoz-legacy'`,
+			"1 slugs that two live organizations have"},
+		"a membership with a role that nobody knows": {`update public.user_organizations set role = 'owner' where user_id = '` + fixtures.Alice.ID + `'`,
+			"1 memberships with a role that is none of admin, member, viewer"},
+		"rows without an owner": {asBackfill + `update public.prompts set owner_organization_id = null where id = '` + fixtures.PfizerPrompt.ID + `'`,
+			"1 rows of prompts without an owner that exists"},
+		"rows of an owner that is gone": {asBackfill + `update public.conversations set owner_organization_id = '` + fixtures.Alice.ID + `' where id in ('` + fixtures.BobConversation.ID + `', '` + fixtures.TessConversation.ID + `')`,
+			"2 rows of conversations without an owner that exists"},
+		"rows without a scope": {asBackfill + `update public.capabilities set sharing_scope = null where id = '` + fixtures.MayoCapability.ID + `'`,
+			"1 rows of capabilities without a scope, or not shared as their scope says"},
+		"rows that others may read than their scope says": {asBackfill + `update public.knowledge_documents set audience_key = '` + sharedKey(fixtures.PlatformID) + `' where id = '` + fixtures.PfizerDocument.ID + `'`,
+			"1 rows of knowledge_documents without a scope, or not shared as their scope says"},
+	}
+	f, err := schema.Migration(schema.Phase3)
+	require.NoError(t, err)
+	for name, test := range tests {
+		everything += test.dirt + ";"
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := phase2(t)
+			phasetest.Exec(t, db, test.dirt)
+			_, err := db.Run(t, f)
+			require.ErrorContains(t, err, "the data is not ready for constraints:\n")
+			require.ErrorContains(t, err, "\n  "+test.message)
+		})
+	}
+	t.Run("all of it at once: each is named, and nothing is applied", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		phasetest.Exec(t, db, everything)
+		phasetest.Refuses(t, db, f, "the data is not ready for constraints")
+		_, err := db.Run(t, f)
+		for _, test := range tests {
+			// How many depends on what else is wrong with a row.
+			require.ErrorContains(t, err, test.message[2:])
+		}
+	})
+	t.Run("a deleted organization's slug is nobody's", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		phasetest.Exec(t, db, `update public.organizations set slug = 'pfizer', deleted_at = now() where slug = 'sandoz-legacy'`)
+		db.Migrate(t, schema.Phase3)
+	})
+}
+
+func testTakenNames(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ taken, message string }{
+		"of a function": {`create function public.get_accessible_agents(integer) returns integer language sql return 1`,
+			"they are there already: public.get_accessible_agents(integer)"},
+		"of a table":  {`create table public.audit_logs (id integer)`, "they are there already: public.audit_logs"},
+		"of a view":   {`create view public.organization_stats as select 1 as n`, "they are there already: public.organization_stats"},
+		"of a schema": {`create schema audit`, "they are there already: schema audit"},
+		"of an index, by one of another shape": {`create index idx_agents_org_list on public.agents (owner_organization_id)`,
+			"there is another idx_agents_org_list already: CREATE INDEX idx_agents_org_list ON public.agents USING btree (owner_organization_id)"},
+		"of an index, by something else": {`create sequence public.idx_prompts_owner`, "there is another idx_prompts_owner already: not an index"},
+		"of a constraint": {`alter table public.workflows add constraint fk_workflows_owner foreign key (owner_organization_id) references public.organizations (id) on delete cascade`,
+			"there is another constraint fk_workflows_owner of public.workflows already: FOREIGN KEY (owner_organization_id) REFERENCES public.organizations(id) ON DELETE CASCADE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := phase2(t)
+			phasetest.Exec(t, db, test.taken)
+			phasetest.RefusesMigration(t, db, schema.Phase3, test.message)
+		})
+	}
+}
