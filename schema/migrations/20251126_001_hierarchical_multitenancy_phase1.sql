@@ -39,6 +39,14 @@ begin
             using hint = 'Rename it before phase 1.';
     end if;
 
+    -- Its triggers let the old application's flags share a row, and from phase 4 on users write those.
+    if to_regclass('tenancy.completed_phase') is not null then
+        if exists (select from tenancy.completed_phase where phase > 3) then
+            raise exception 'phase 4 is complete, and phase 1 would bring back the triggers for the old application'
+                using hint = 'Roll phase 4 back before you run phase 1 again.';
+        end if;
+    end if;
+
     if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';

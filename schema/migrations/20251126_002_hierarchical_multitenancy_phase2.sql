@@ -32,6 +32,10 @@ begin
         raise exception 'phase 2 needs phase 1, which is not complete here'
             using hint = 'Run the phase 1 migration first.';
     end if;
+    if exists (select from tenancy.completed_phase where phase > 3) then
+        raise exception 'phase 4 is complete, and phase 2 would bring back the triggers for the old application'
+            using hint = 'Roll phase 4 back before you run phase 2 again.';
+    end if;
     if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
