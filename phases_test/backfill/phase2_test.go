@@ -1,12 +1,14 @@
 package backfill_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
@@ -355,97 +357,100 @@ func testBothGenerations(t *testing.T) {
 	novartis, pfizer, mayo := fixtures.Novartis.ID, fixtures.Pfizer.ID, fixtures.MayoClinic.ID
 	const private, tenant, platform = fixtures.OrganizationLevel, fixtures.TenantLevel, fixtures.PlatformLevel
 
-	for name, test := range map[string]struct {
-		sql      string
-		args     []any
-		want     row
-		tenantID string
-	}{
-		"old: an agent of Novartis": {
-			`insert into public.agents (name, tenant_id) values ('x', $1)`, []any{novartis}, derive(novartis, private), novartis},
-		"old: an agent of the platform by the id that it had": {
-			`insert into public.agents (name, tenant_id) values ('x', $1)`, []any{old}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
-		"old: a public agent": {
-			`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_public": "True"}')`, []any{novartis}, derive(novartis, platform), novartis},
-		"old: an agent that is shared with the tenant": {
-			`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_tenant_shared": true}')`, []any{mayo}, derive(mayo, tenant), mayo},
-		"old: a shared agent of the platform, which has no tenant": {
-			`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_tenant_shared": true}')`, []any{old}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
-		"old: a public document by a column": {
-			`insert into public.knowledge_documents (title, tenant_id, is_public) values ('x', $1, true)`, []any{pfizer}, derive(pfizer, platform), pfizer},
-		"old: a prompt without an owner, by somebody of one organization": {
-			`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Bob.ID}, derive(pfizer, private), ""},
-		"old: a prompt without an owner, by somebody of two": {
-			`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Dana.ID}, derive(fixtures.QuarantineOrganizationID, private), ""},
-		"old: a prompt without an owner, by the platform's admin": {
-			`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Root.ID}, derive(fixtures.QuarantineOrganizationID, private), ""},
-		"old: a public use case of nobody": {
-			`insert into public.use_cases (title) values ('x')`, nil, derive(fixtures.QuarantineOrganizationID, private), ""},
-		"old: a workflow of an organization that is gone": {
-			`insert into public.workflows (name, tenant_id, created_by) values ('x', gen_random_uuid(), $1)`, []any{fixtures.Kim.ID}, derive(fixtures.KaiserPermanente.ID, private), "something else"},
-		"old: an agent that moves to Pfizer, shared with the tenant of Mayo Clinic before": {
-			`update public.agents set tenant_id = $1 where id = $2`, []any{pfizer, fixtures.MayoAgent.ID}, derive(pfizer, tenant), pfizer},
-		"old: a shared agent that moves to the platform, by the id that it had": {
-			`update public.agents set tenant_id = $1 where id = $2`, []any{old, fixtures.MayoAgent.ID}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
-		"old: an agent that loses its owner, and still has its creator": {
-			`update public.agents set tenant_id = null where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, private), ""},
-		"old: an agent that becomes public": {
-			`update public.agents set metadata = '{"is_public": true}' where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, platform), pfizer},
-		"old: an agent that is public no more": {
-			`update public.agents set metadata = '{}' where id = $1`, []any{fixtures.PfizerPublicAgent.ID}, derive(pfizer, private), pfizer},
-		"old: a rename leaves a row that had to be given an owner alone": {
-			`update public.knowledge_documents set title = 'y' where id = $1`, []any{fixtures.DanglingDocument.ID}, derive(mayo, private), *fixtures.DanglingDocument.TenantID},
-		"new: an agent of the tenant itself, private": {
-			`insert into public.agents (name, owner_organization_id) values ('x', $1)`, []any{fixtures.Pharmaceuticals.ID},
-			derive(fixtures.Pharmaceuticals.ID, private), fixtures.Pharmaceuticals.ID},
-		"new: an agent of the tenant, for its organizations": {
-			`insert into public.agents (name, owner_organization_id, sharing_scope) values ('x', $1, 'tenant')`, []any{fixtures.Pharmaceuticals.ID},
-			derive(fixtures.Pharmaceuticals.ID, tenant), fixtures.Pharmaceuticals.ID},
-		"new: a capability for everybody": {
-			`insert into public.capabilities (name, owner_organization_id, sharing_scope) values ('x', $1, 'platform')`, []any{novartis}, derive(novartis, platform), novartis},
-		"new: an agent that moves to another tenant": {
-			`update public.agents set owner_organization_id = $1 where id = $2`, []any{novartis, fixtures.MayoAgent.ID}, derive(novartis, tenant), novartis},
-		"new: an agent that is shared": {
-			`update public.agents set sharing_scope = 'tenant' where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, tenant), pfizer},
-		"new: an owner that does not exist": {
-			`insert into public.prompts (name, owner_organization_id, created_by) values ('x', gen_random_uuid(), $1)`, []any{fixtures.Kim.ID}, derive(fixtures.KaiserPermanente.ID, private), "something else"},
-		"forged: an audience": {
-			`insert into public.agents (name, owner_organization_id, audience_key, owner_tenant_id) values ('x', $1, $2, $2)`, []any{pfizer, novartis}, derive(pfizer, private), pfizer},
-		"forged: an audience that is there": {
-			`update public.agents set audience_key = $1 where id = $2`, []any{novartis, fixtures.PfizerAgent.ID}, derive(pfizer, private), pfizer},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, tenantID := write(t, db, test.sql+` returning owner_organization_id::text, sharing_scope::text, owner_tenant_id::text, audience_key::text, tenant_id::text`, test.args...)
-			require.Equal(t, test.want, got)
-			if test.tenantID == "something else" { // than the owner: the old application finds what it wrote
-				require.NotEqual(t, got.Owner, tenantID)
-				require.NotEmpty(t, tenantID)
-				return
-			}
-			require.Equal(t, test.tenantID, tenantID)
-		})
-	}
-	for name, test := range map[string]struct {
-		user, tenantID *string
-		owner          string
-	}{
-		"a conversation in Novartis":                                {&fixtures.Alice.ID, &novartis, novartis},
-		"a conversation in the platform by the id that it had":      {&fixtures.Root.ID, &old, fixtures.PlatformID},
-		"a conversation in no organization, of somebody of one":     {&fixtures.Carol.ID, nil, mayo},
-		"a conversation in no organization, of somebody of two":     {&fixtures.Dana.ID, nil, fixtures.QuarantineOrganizationID},
-		"a conversation in no organization, of a former member":     {&fixtures.Eve.ID, nil, fixtures.QuarantineOrganizationID},
-		"a conversation in no organization, of the platform's":      {&fixtures.Peter.ID, nil, fixtures.QuarantineOrganizationID},
-		"a conversation in an organization that is not there":       {&fixtures.Bob.ID, new("00000001-0000-4000-8000-000000000098"), pfizer},
-		"a conversation in no organization, of somebody of none":    {&fixtures.Nobody.ID, nil, fixtures.QuarantineOrganizationID},
-		"a conversation of somebody of an inactive organization":    {&fixtures.Sam.ID, nil, fixtures.SandozLegacy.ID},
-		"a conversation of somebody whose organization is nobody's": {&fixtures.Uma.ID, nil, fixtures.UnknownBiotech.ID},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, _ := write(t, db, `insert into public.conversations (user_id, tenant_id) values ($1, $2) returning owner_organization_id::text, null, null, null, tenant_id::text`,
-				test.user, test.tenantID)
-			require.Equal(t, row{Owner: test.owner}, got)
-		})
-	}
+	require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+		for name, test := range map[string]struct {
+			sql      string
+			args     []any
+			want     row
+			tenantID string
+		}{
+			"old: an agent of Novartis": {
+				`insert into public.agents (name, tenant_id) values ('x', $1)`, []any{novartis}, derive(novartis, private), novartis},
+			"old: an agent of the platform by the id that it had": {
+				`insert into public.agents (name, tenant_id) values ('x', $1)`, []any{old}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
+			"old: a public agent": {
+				`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_public": "True"}')`, []any{novartis}, derive(novartis, platform), novartis},
+			"old: an agent that is shared with the tenant": {
+				`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_tenant_shared": true}')`, []any{mayo}, derive(mayo, tenant), mayo},
+			"old: a shared agent of the platform, which has no tenant": {
+				`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_tenant_shared": true}')`, []any{old}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
+			"old: a public document by a column": {
+				`insert into public.knowledge_documents (title, tenant_id, is_public) values ('x', $1, true)`, []any{pfizer}, derive(pfizer, platform), pfizer},
+			"old: a prompt without an owner, by somebody of one organization": {
+				`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Bob.ID}, derive(pfizer, private), ""},
+			"old: a prompt without an owner, by somebody of two": {
+				`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Dana.ID}, derive(fixtures.QuarantineOrganizationID, private), ""},
+			"old: a prompt without an owner, by the platform's admin": {
+				`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Root.ID}, derive(fixtures.QuarantineOrganizationID, private), ""},
+			"old: a public use case of nobody": {
+				`insert into public.use_cases (title) values ('x')`, nil, derive(fixtures.QuarantineOrganizationID, private), ""},
+			"old: a workflow of an organization that is gone": {
+				`insert into public.workflows (name, tenant_id, created_by) values ('x', gen_random_uuid(), $1)`, []any{fixtures.Kim.ID}, derive(fixtures.KaiserPermanente.ID, private), "something else"},
+			"old: an agent that moves to Pfizer, shared with the tenant of Mayo Clinic before": {
+				`update public.agents set tenant_id = $1 where id = $2`, []any{pfizer, fixtures.MayoAgent.ID}, derive(pfizer, tenant), pfizer},
+			"old: a shared agent that moves to the platform, by the id that it had": {
+				`update public.agents set tenant_id = $1 where id = $2`, []any{old, fixtures.MayoAgent.ID}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
+			"old: an agent that loses its owner, and still has its creator": {
+				`update public.agents set tenant_id = null where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, private), ""},
+			"old: an agent that becomes public": {
+				`update public.agents set metadata = '{"is_public": true}' where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, platform), pfizer},
+			"old: an agent that is public no more": {
+				`update public.agents set metadata = '{}' where id = $1`, []any{fixtures.PfizerPublicAgent.ID}, derive(pfizer, private), pfizer},
+			"old: a rename leaves a row that had to be given an owner alone": {
+				`update public.knowledge_documents set title = 'y' where id = $1`, []any{fixtures.DanglingDocument.ID}, derive(mayo, private), *fixtures.DanglingDocument.TenantID},
+			"new: an agent of the tenant itself, private": {
+				`insert into public.agents (name, owner_organization_id) values ('x', $1)`, []any{fixtures.Pharmaceuticals.ID},
+				derive(fixtures.Pharmaceuticals.ID, private), fixtures.Pharmaceuticals.ID},
+			"new: an agent of the tenant, for its organizations": {
+				`insert into public.agents (name, owner_organization_id, sharing_scope) values ('x', $1, 'tenant')`, []any{fixtures.Pharmaceuticals.ID},
+				derive(fixtures.Pharmaceuticals.ID, tenant), fixtures.Pharmaceuticals.ID},
+			"new: a capability for everybody": {
+				`insert into public.capabilities (name, owner_organization_id, sharing_scope) values ('x', $1, 'platform')`, []any{novartis}, derive(novartis, platform), novartis},
+			"new: an agent that moves to another tenant": {
+				`update public.agents set owner_organization_id = $1 where id = $2`, []any{novartis, fixtures.MayoAgent.ID}, derive(novartis, tenant), novartis},
+			"new: an agent that is shared": {
+				`update public.agents set sharing_scope = 'tenant' where id = $1`, []any{fixtures.PfizerAgent.ID}, derive(pfizer, tenant), pfizer},
+			"new: an owner that does not exist": {
+				`insert into public.prompts (name, owner_organization_id, created_by) values ('x', gen_random_uuid(), $1)`, []any{fixtures.Kim.ID}, derive(fixtures.KaiserPermanente.ID, private), "something else"},
+			"forged: an audience": {
+				`insert into public.agents (name, owner_organization_id, audience_key, owner_tenant_id) values ('x', $1, $2, $2)`, []any{pfizer, novartis}, derive(pfizer, private), pfizer},
+			"forged: an audience that is there": {
+				`update public.agents set audience_key = $1 where id = $2`, []any{novartis, fixtures.PfizerAgent.ID}, derive(pfizer, private), pfizer},
+		} {
+			t.Run(name, func(t *testing.T) {
+				got, tenantID := write(t, tx, test.sql+` returning owner_organization_id::text, sharing_scope::text, owner_tenant_id::text, audience_key::text, tenant_id::text`, test.args...)
+				require.Equal(t, test.want, got)
+				if test.tenantID == "something else" { // than the owner: the old application finds what it wrote
+					require.NotEqual(t, got.Owner, tenantID)
+					require.NotEmpty(t, tenantID)
+					return
+				}
+				require.Equal(t, test.tenantID, tenantID)
+			})
+		}
+		for name, test := range map[string]struct {
+			user, tenantID *string
+			owner          string
+		}{
+			"a conversation in Novartis":                                {&fixtures.Alice.ID, &novartis, novartis},
+			"a conversation in the platform by the id that it had":      {&fixtures.Root.ID, &old, fixtures.PlatformID},
+			"a conversation in no organization, of somebody of one":     {&fixtures.Carol.ID, nil, mayo},
+			"a conversation in no organization, of somebody of two":     {&fixtures.Dana.ID, nil, fixtures.QuarantineOrganizationID},
+			"a conversation in no organization, of a former member":     {&fixtures.Eve.ID, nil, fixtures.QuarantineOrganizationID},
+			"a conversation in no organization, of the platform's":      {&fixtures.Peter.ID, nil, fixtures.QuarantineOrganizationID},
+			"a conversation in an organization that is not there":       {&fixtures.Bob.ID, new("00000001-0000-4000-8000-000000000098"), pfizer},
+			"a conversation in no organization, of somebody of none":    {&fixtures.Nobody.ID, nil, fixtures.QuarantineOrganizationID},
+			"a conversation of somebody of an inactive organization":    {&fixtures.Sam.ID, nil, fixtures.SandozLegacy.ID},
+			"a conversation of somebody whose organization is nobody's": {&fixtures.Uma.ID, nil, fixtures.UnknownBiotech.ID},
+		} {
+			t.Run(name, func(t *testing.T) {
+				got, _ := write(t, tx, `insert into public.conversations (user_id, tenant_id) values ($1, $2) returning owner_organization_id::text, null, null, null, tenant_id::text`,
+					test.user, test.tenantID)
+				require.Equal(t, row{Owner: test.owner}, got)
+			})
+		}
+		return nil
+	}))
 }
 
 func testPlaces(t *testing.T) {
@@ -840,59 +845,55 @@ func testRefusals(t *testing.T) {
 		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
 	})
 
-	platform, pharma, digital := fixtures.Platform.ID, fixtures.Pharmaceuticals.ID, fixtures.DigitalHealth.ID
-	novartis, pfizer := fixtures.Novartis.ID, fixtures.Pfizer.ID
-	for name, test := range map[string]struct {
-		sql  string
-		args []any
-		want []string
-	}{
-		"two platforms": {`update public.organizations set tenant_type = 'system' where id = $1`, []any{novartis},
-			[]string{"two rows or more claim to be the platform: " + platform + ", " + novartis}},
-		"two claimants of a tenant": {`update public.organizations set tenant_type = 'pharmaceuticals' where id = $1`, []any{novartis},
-			[]string{"two rows or more claim to be the tenant 'pharma': " + pharma + ", " + novartis}},
-		"the platform's id is somebody else's": {`insert into public.organizations (id, name) values ($1, 'Roche')`, []any{fixtures.PlatformID},
-			[]string{fixtures.PlatformID + " has the platform's id and is not the platform: 'Roche'"}},
-		"the quarantine tenant's id is somebody else's": {`insert into public.organizations (id, name) values ($1, 'Roche')`, []any{fixtures.QuarantineTenantID},
-			[]string{fixtures.QuarantineTenantID + " is the id of the quarantine, and of an organization that is there already: 'Roche'"}},
-		"the quarantine organization's id is somebody else's": {
-			`insert into public.organizations (id, name, organization_type, parent_organization_id) values ($1, 'Roche', 'organization', $2)`, []any{fixtures.QuarantineOrganizationID, pharma},
-			[]string{fixtures.QuarantineOrganizationID + " is the id of the quarantine, and of an organization that is there already: 'Roche'"}},
-		"a mapping to an organization": {`insert into tenancy.organization_mapping values ($1, $2)`, []any{novartis, pfizer},
-			[]string{novartis + " is mapped to " + pfizer + ", which is no tenant"}},
-		"a mapping to the platform": {`insert into tenancy.organization_mapping values ($1, $2)`, []any{novartis, platform},
-			[]string{novartis + " is mapped to " + platform + ", which is no tenant"}},
-		"a mapping of the platform": {`insert into tenancy.organization_mapping values ($1, $2)`, []any{platform, pharma},
-			[]string{platform + " is mapped to a tenant, and is itself a platform"}},
-		"an organization below an organization": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{pfizer, novartis},
-			[]string{"the parent of " + novartis + " ('Novartis') is " + pfizer + ", which is no tenant"}},
-		"an organization below the platform": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{platform, novartis},
-			[]string{"the parent of " + novartis + " ('Novartis') is " + platform + ", which is no tenant"}},
-		"an organization below nothing that is there": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{fixtures.Alice.ID, novartis},
-			[]string{"the parent of " + novartis + " ('Novartis') is " + fixtures.Alice.ID + ", which is no tenant"}},
-		"a tenant below a tenant": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{digital, pharma},
-			[]string{"the parent of " + pharma + " ('Pharmaceuticals') is " + digital + ", which is no platform"}},
-		"a platform below a tenant": {`update public.organizations set parent_organization_id = $1 where id = $2`, []any{pharma, platform},
-			[]string{"the parent of " + platform + " ('VITAL Expert Platform') is " + pharma + ", which is no parent of a platform"}},
-		"two slugs that are given and the same": {`update public.organizations set slug = 'same' where id in ($1, $2)`, []any{novartis, pfizer},
-			[]string{"the slug 'same' is that of " + novartis + ", " + pfizer}},
-		"several, and all are named": {`update public.organizations set slug = 'same', parent_organization_id = $1 where id in ($1, $2)`, []any{novartis, pfizer},
-			[]string{"the slug 'same' is that of " + novartis + ", " + pfizer, "the parent of " + novartis, "the parent of " + pfizer}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := pgtest.New(t, schema.Phase1, fixtures.World()...)
-			phasetest.Exec(t, db, test.sql, test.args...)
-			for _, want := range test.want {
-				phasetest.Refuses(t, db, f, want)
+	t.Run("organizations that contradict each other, all of which it names", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		platform, pharma, digital, pfizer := fixtures.Platform.ID, fixtures.Pharmaceuticals.ID, fixtures.DigitalHealth.ID, fixtures.Pfizer.ID
+		n := 100
+		add := func(o organization, mapping string) string {
+			n++
+			id := insertOrganization(t, db, n, o)
+			if mapping != "" {
+				phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, id, mapping)
 			}
-			// It is this, and not the world, that it refuses.
-			phasetest.Exec(t, db, `delete from tenancy.organization_mapping`)
-			phasetest.Exec(t, db, `delete from public.organizations where name = 'Roche'`)
-			phasetest.Exec(t, db, `update public.organizations set slug = null, parent_organization_id = null`)
-			phasetest.Exec(t, db, `update public.organizations set tenant_type = 'standard' where id = $1`, novartis)
-			db.Migrate(t, schema.Phase2)
-			require.Equal(t, expected(), rows(t, db))
-		})
-	}
+			return id
+		}
+		steal := func(id string) {
+			phasetest.Exec(t, db, `insert into public.organizations (id, name) values ($1, 'Roche')`, id)
+		}
+
+		var want []string
+		refused := func(format string, args ...any) { want = append(want, fmt.Sprintf("  "+format, args...)) }
+		other := add(organization{Name: "Another platform", Type: "system", Parent: pharma}, "")
+		refused("two rows or more claim to be the platform: %s, %s", platform, other)
+		refused("the parent of %s ('Another platform') is %s, which is no parent of a platform", other, pharma)
+		steal(fixtures.PlatformID)
+		refused("%s has the platform's id and is not the platform: 'Roche'", fixtures.PlatformID)
+		steal(fixtures.QuarantineTenantID)
+		refused("%s is the id of the quarantine, and of an organization that is there already: 'Roche'", fixtures.QuarantineTenantID)
+		steal(fixtures.QuarantineOrganizationID)
+		refused("%s is the id of the quarantine, and of an organization that is there already: 'Roche'", fixtures.QuarantineOrganizationID)
+		refused("two rows or more claim to be the tenant 'pharma': %s, %s", pharma, add(organization{Name: "Twin", Type: "pharmaceuticals", Key: "pharma"}, ""))
+		refused("%s is mapped to %s, which is no tenant", add(organization{Name: "A"}, pfizer), pfizer)
+		refused("%s is mapped to %s, which is no tenant", add(organization{Name: "B"}, platform), platform)
+		refused("%s is mapped to a tenant, and is itself a tenant", add(organization{Name: "C", Key: "c", Level: fixtures.TenantLevel}, pharma))
+		phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, platform, pharma)
+		refused("%s is mapped to a tenant, and is itself a platform", platform)
+		refused("the parent of %s ('D') is %s, which is no tenant", add(organization{Name: "D", Parent: pfizer}, ""), pfizer)
+		refused("the parent of %s ('E') is %s, which is no tenant", add(organization{Name: "E", Parent: platform}, ""), platform)
+		refused("the parent of %s ('F') is %s, which is no tenant", add(organization{Name: "F", Parent: fixtures.Alice.ID}, ""), fixtures.Alice.ID)
+		phasetest.Exec(t, db, `update public.organizations set parent_organization_id = $1 where id = $2`, pharma, digital)
+		refused("the parent of %s ('Digital Health') is %s, which is no platform", digital, pharma)
+		refused("the slug 'same' is that of %s, %s", add(organization{Name: "G", Slug: "same"}, ""), add(organization{Name: "H", Slug: "same"}, ""))
+
+		definitions, data := phasetest.Catalog(t, db), phasetest.Data(t, db)
+		_, err := db.Run(t, f)
+		refusal, ok := errors.AsType[*pgconn.PgError](err)
+		require.True(t, ok, "%v", err)
+		lines := strings.Split(refusal.Message, "\n")
+		require.Equal(t, "the organizations contradict themselves, and nothing was changed:", lines[0])
+		require.ElementsMatch(t, want, lines[1:])
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+		require.Empty(t, catalog.Diff(data, phasetest.Data(t, db)))
+	})
 }

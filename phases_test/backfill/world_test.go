@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
-	"github.com/vital-health/tenancy/helpers/actor"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/helpers/verify"
@@ -179,20 +178,20 @@ func query[T any](t *testing.T, db *pgtest.DB, sql string, args ...any) []T {
 	return found
 }
 
-// write runs a statement as the application's backend, and returns what it made of
-// one row, and the row's tenant_id. It is rolled back.
-func write(t *testing.T, db *pgtest.DB, sql string, args ...any) (r row, tenantID string) {
+// write runs a statement, and returns what it made of one row, and the row's
+// tenant_id. It is rolled back.
+func write(t *testing.T, tx pgx.Tx, sql string, args ...any) (r row, tenantID string) {
 	t.Helper()
-	require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
-		v := make([]*string, 5)
-		require.NoError(t, tx.QueryRow(t.Context(), sql, args...).Scan(&v[0], &v[1], &v[2], &v[3], &v[4]))
-		for i, into := range []*string{&r.Owner, &r.Scope, &r.Tenant, &r.Audience, &tenantID} {
-			if v[i] != nil {
-				*into = *v[i]
-			}
+	tx, err := tx.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	var v [5]*string
+	require.NoError(t, tx.QueryRow(t.Context(), sql, args...).Scan(&v[0], &v[1], &v[2], &v[3], &v[4]))
+	for i, into := range []*string{&r.Owner, &r.Scope, &r.Tenant, &r.Audience, &tenantID} {
+		if v[i] != nil {
+			*into = *v[i]
 		}
-		return nil
-	}))
+	}
 	return r, tenantID
 }
 
