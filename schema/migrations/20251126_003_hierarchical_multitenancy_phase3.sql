@@ -548,7 +548,7 @@ from (
         -- What the composite foreign keys refer to.
         'CREATE UNIQUE INDEX idx_organizations_id_type ON public.organizations USING btree (id, organization_type)',
         'CREATE UNIQUE INDEX idx_organizations_id_tenant ON public.organizations USING btree (id, tenant_organization_id)',
-        'CREATE INDEX idx_organizations_parent ON public.organizations USING btree (parent_organization_id)',
+        'CREATE INDEX idx_organizations_parent ON public.organizations USING btree (parent_organization_id, parent_organization_type)',
         -- Lists lead with who may read them. There is none on (priority, name) alone: under a LIMIT the planner would
         -- walk it, and who sees little would read the whole table.
         'CREATE INDEX idx_agents_audience ON public.agents USING btree (audience_key, priority DESC, name) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)',
