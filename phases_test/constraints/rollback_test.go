@@ -1,0 +1,140 @@
+package constraints_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/catalog"
+	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/phasetest"
+	"github.com/vital-health/tenancy/helpers/script"
+	"github.com/vital-health/tenancy/schema"
+)
+
+func TestRollbackPhase3(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "pre-implementation/migration-scripts-reviewed/rollback-scripts-prepared", "pre-implementation/test-scenarios-defined/rollback-procedure-tested")
+	t.Run("Down and up", testDownAndUp)
+	t.Run("What was there before stays", testStays)
+	t.Run("Refusals", testRollbackRefusals)
+}
+
+func testDownAndUp(t *testing.T) {
+	t.Parallel()
+	db := phase2(t)
+	definitions, rows := phasetest.Catalog(t, db), phasetest.Data(t, db)
+	db.Migrate(t, schema.Phase3)
+	migrated, data := phasetest.Catalog(t, db), bookkept(t, db)
+	require.NotEmpty(t, catalog.Diff(definitions, migrated))
+
+	db.Rollback(t, schema.Phase3)
+	t.Run("the catalog is that of phase 2 again", func(t *testing.T) {
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+	})
+	t.Run("the data is that of phase 2 again", func(t *testing.T) {
+		require.Empty(t, catalog.Diff(rows, phasetest.Data(t, db)))
+	})
+	t.Run("a second rollback finds nothing to do", func(t *testing.T) {
+		f, err := schema.Rollback(schema.Phase3)
+		require.NoError(t, err)
+		log, err := db.Run(t, f)
+		require.NoError(t, err)
+		require.Contains(t, notices(log), "NOTICE: phase 3 is not there: nothing to take back")
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+		require.Empty(t, catalog.Diff(rows, phasetest.Data(t, db)))
+	})
+	t.Run("the old application works", func(t *testing.T) { phasetest.OldApplication(t, db) })
+	t.Run("up again is what it was the first time", func(t *testing.T) {
+		db.Migrate(t, schema.Phase3)
+		require.Empty(t, catalog.Diff(migrated, phasetest.Catalog(t, db)))
+		require.Empty(t, catalog.Diff(data, bookkept(t, db)))
+		require.Empty(t, constraintProblems(t, db.Owner))
+		require.Empty(t, indexProblems(t, db.Owner))
+	})
+}
+
+func notices(log *script.Log) (all []string) {
+	for _, step := range log.Steps {
+		all = append(all, step.Notices...)
+	}
+	return all
+}
+
+func testStays(t *testing.T) {
+	t.Parallel()
+	for name, made := range map[string]string{
+		"an index of the same name and shape": `create index idx_conversations_owner on public.conversations (owner_organization_id)`,
+		"NOT NULL":                            `alter table public.organizations alter column slug set not null`,
+		"a key of the owner that deletes":     `alter table public.prompts add constraint prompts_owner foreign key (owner_organization_id) references public.organizations (id) on delete cascade`,
+		"a key of the tenant that forgets":    `alter table public.conversations add constraint conversations_tenant foreign key (tenant_id) references public.organizations (id) on delete set null`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := phase2(t)
+			phasetest.Exec(t, db, made)
+			definitions, rows := phasetest.Catalog(t, db), phasetest.Data(t, db)
+			db.Migrate(t, schema.Phase3)
+			for _, problem := range constraintProblems(t, db.Owner) {
+				require.Contains(t, problem, "conversations.conversations_tenant is there, and nobody wants it: FOREIGN KEY (tenant_id) REFERENCES public.organizations(id) ON DELETE RESTRICT")
+			}
+			db.Rollback(t, schema.Phase3)
+			require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+			require.Empty(t, catalog.Diff(rows, phasetest.Data(t, db)))
+		})
+	}
+	t.Run("half a phase 3 is taken back, too", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		definitions, rows := phasetest.Catalog(t, db), phasetest.Data(t, db)
+		release := hold(t, db, `lock table public.workflows in access share mode`)
+		migration := start(t, db)
+		migration.waitsFor(t, "do ")
+		migration.kill(t)
+		release()
+		db.Rollback(t, schema.Phase3)
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+		require.Empty(t, catalog.Diff(rows, phasetest.Data(t, db)))
+	})
+}
+
+func testRollbackRefusals(t *testing.T) {
+	t.Parallel()
+	f, err := schema.Rollback(schema.Phase3)
+	require.NoError(t, err)
+	t.Run("while phase 4 is complete", func(t *testing.T) {
+		t.Parallel()
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase4, fixtures.World()...), f, "phase 4 is complete: roll it back before phase 3")
+	})
+	t.Run("while another migration is running", func(t *testing.T) {
+		t.Parallel()
+		db := phase3(t)
+		hold(t, db, `select pg_advisory_xact_lock(hashtextextended('tenancy.migration', 0))`)
+		phasetest.Refuses(t, db, f, "another migration of this database is running")
+	})
+	t.Run("while there is a history, unless it is told to drop it", func(t *testing.T) {
+		t.Parallel()
+		db := phase2(t)
+		definitions := phasetest.Catalog(t, db)
+		db.Migrate(t, schema.Phase3)
+		phasetest.Exec(t, db, `insert into public.audit_logs (actor_role, action, resource_type) values ('service_role', 'UPDATE', 'agents')`)
+		phasetest.Refuses(t, db, f, "public.audit_logs has a history, and this rollback drops it")
+
+		// As PGOPTIONS='-c tenancy.discard_audit_logs=…' does.
+		rollBack := func(said string) error {
+			cfg := db.Config(t, pgtest.OwnerRole)
+			cfg.RuntimeParams["options"] = "-c tenancy.discard_audit_logs=" + said
+			conn, err := script.Connect(t.Context(), cfg)
+			require.NoError(t, err)
+			defer conn.Close(context.WithoutCancel(t.Context()))
+			_, err = script.Run(t.Context(), conn, f)
+			return err
+		}
+		require.ErrorContains(t, rollBack("no"), "public.audit_logs has a history")
+		require.NoError(t, rollBack("yes"))
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+	})
+}
