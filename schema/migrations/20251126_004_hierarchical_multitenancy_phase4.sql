@@ -129,12 +129,14 @@ begin
         where d.defaclrole = current_user::regrole and d.defaclnamespace = 0 and d.defaclobjtype = 'f'
     )
     union all
-    select 4, format('grant %s on %s to public', a.privilege_type, o.object)
+    select 4, o.statement
     from (
-        select format('database %I', datname) as object, coalesce(datacl, acldefault('d', datdba)) as acl, 'TEMPORARY' as privilege
+        -- Without its name: a copy of the database has another.
+        select coalesce(datacl, acldefault('d', datdba)) as acl, 'TEMPORARY' as privilege,
+            'do $do$ begin execute format(''grant temporary on database %I to public'', current_database()); end $do$' as statement
         from pg_catalog.pg_database where datname = current_database()
         union all
-        select 'schema public', coalesce(nspacl, acldefault('n', nspowner)), 'CREATE'
+        select coalesce(nspacl, acldefault('n', nspowner)), 'CREATE', 'grant create on schema public to public'
         from pg_catalog.pg_namespace where nspname = 'public'
     ) as o
     cross join aclexplode(o.acl) as a

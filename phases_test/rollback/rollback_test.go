@@ -1,0 +1,223 @@
+package rollback_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/catalog"
+	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/phasetest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// incidental is what two runs of the same migrations may differ in: when they ran, and
+// which numbers a sequence had left.
+var incidental = []string{
+	"public.organizations.updated_at",
+	"tenancy.backfill_progress.started_at", "tenancy.backfill_progress.finished_at",
+	"tenancy.completed_phase.completed_at",
+	"tenancy.undo.id",
+}
+
+// picture is a database's definitions and rows.
+type picture struct {
+	definitions catalog.Catalog
+	rows        catalog.Data
+}
+
+func take(t *testing.T, db *pgtest.DB) picture {
+	t.Helper()
+	return picture{phasetest.Catalog(t, db), phasetest.Data(t, db, incidental...)}
+}
+
+// equal says with the first line that differs what has not come back.
+func equal(t *testing.T, want, got picture) {
+	t.Helper()
+	require.Empty(t, catalog.Diff(want.definitions, got.definitions), "definitions")
+	require.Empty(t, catalog.Diff(want.rows, got.rows), "rows")
+}
+
+// The order is that of an emergency: from the secured database down to the legacy one,
+// and, when the reason is found, up again.
+func TestRollback(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "rollback-procedures/emergency-rollback-plan", "pre-implementation/test-scenarios-defined/rollback-procedure-tested",
+		"pre-implementation/migration-scripts-reviewed/rollback-scripts-prepared")
+	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
+	up := map[schema.Phase]picture{schema.Legacy: take(t, db)}
+	for _, phase := range schema.Phases() {
+		db.Migrate(t, phase)
+		up[phase] = take(t, db)
+		require.NotEmpty(t, catalog.Diff(up[phase-1].definitions, up[phase].definitions), "%s changes nothing", phase)
+	}
+	for phase := schema.Phase4; phase >= schema.Phase1; phase-- {
+		db.Rollback(t, phase)
+		t.Run(fmt.Sprintf("the rollback of %s brings back %s", phase, phase-1), func(t *testing.T) {
+			equal(t, up[phase-1], take(t, db))
+		})
+	}
+	t.Run("the old application works on the database that it had", func(t *testing.T) { phasetest.OldApplication(t, db) })
+	for _, phase := range schema.Phases() {
+		db.Migrate(t, phase)
+		t.Run(fmt.Sprintf("%s once more makes the same database", phase), func(t *testing.T) {
+			equal(t, up[phase], take(t, db))
+		})
+	}
+}
+
+// Whatever is complete stays complete until it is taken back by its own rollback: a file
+// that is run by mistake, or again by a tool that runs all of them, changes nothing.
+func TestRollbackOutOfOrder(t *testing.T) {
+	t.Parallel()
+	for _, complete := range schema.Phases() {
+		t.Run(complete.String()+" is complete", func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t, complete, fixtures.World()...)
+			for _, phase := range schema.Phases() {
+				switch rollback, migration := must(schema.Rollback(phase)), must(schema.Migration(phase)); {
+				case phase < complete:
+					phasetest.Refuses(t, db, rollback, fmt.Sprintf("phase %d is complete: roll it back before phase %d", complete, phase))
+					if complete == schema.Phase4 {
+						phasetest.Refuses(t, db, migration, "phase 4 is complete, and phase "+fmt.Sprint(int(phase)))
+					}
+				case phase == complete:
+					unchanged(t, db, migration)
+				case phase == complete+1:
+					unchanged(t, db, rollback)
+				default:
+					phasetest.Refuses(t, db, migration, fmt.Sprintf("phase %d needs phase %d, which is not complete here", phase, phase-1))
+					unchanged(t, db, rollback)
+				}
+			}
+		})
+	}
+}
+
+// unchanged runs a file that finds nothing to do.
+func unchanged(t *testing.T, db *pgtest.DB, f schema.File) {
+	t.Helper()
+	before := take(t, db)
+	_, err := db.Run(t, f)
+	require.NoError(t, err)
+	equal(t, before, take(t, db))
+}
+
+func must(f schema.File, err error) schema.File {
+	if err != nil {
+		panic(err) // a phase without a file: cannot happen
+	}
+	return f
+}
+
+func TestRollbackPhase4(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "rollback-procedures/emergency-rollback-plan")
+	t.Run("Access as it was", testAccess)
+	t.Run("Somebody's own policies and privileges", testOwnAccess)
+	t.Run("What was written meanwhile", testWrittenMeanwhile)
+	t.Run("A copy of the database", func(t *testing.T) {
+		t.Parallel()
+		// Every database of a test is a copy of one in which the migrations ran.
+		db := pgtest.New(t, schema.Phase4, fixtures.World()...)
+		db.Rollback(t, schema.Phase4)
+		equal(t, take(t, pgtest.New(t, schema.Phase3, fixtures.World()...)), take(t, db))
+	})
+	t.Run("Another migration is running", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase4, fixtures.World()...)
+		conn := db.Connect(t, pgtest.OwnerRole)
+		_, err := conn.Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
+		require.NoError(t, err)
+		phasetest.Refuses(t, db, must(schema.Rollback(schema.Phase4)), "another migration of this database is running")
+	})
+}
+
+func testAccess(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+	before := take(t, db)
+	visible := map[string][]string{}
+	for _, user := range fixtures.Users {
+		visible[user.Email] = agents(t, db, user)
+	}
+	require.Contains(t, visible[fixtures.Alice.Email], fixtures.NovartisAgent.Name)
+
+	db.Migrate(t, schema.Phase4)
+	db.Rollback(t, schema.Phase4)
+	equal(t, before, take(t, db))
+	for _, user := range fixtures.Users {
+		require.Equal(t, visible[user.Email], agents(t, db, user), user.Email)
+	}
+	phasetest.OldApplication(t, db)
+}
+
+func agents(t *testing.T, db *pgtest.DB, user fixtures.User) (names []string) {
+	t.Helper()
+	require.NoError(t, actor.User(user.ID).Do(t, db, func(tx pgx.Tx) error {
+		rows, err := tx.Query(t.Context(), `select name from public.agents order by name`)
+		require.NoError(t, err)
+		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	}))
+	return names
+}
+
+// Production has what no baseline has: all kinds of policies and privileges.
+func testOwnAccess(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+	for _, statement := range []string{
+		`create policy "Tier 1 only" on public.agents as restrictive for update to authenticated, service_role using (tier = 'tier_1') with check (true)`,
+		`create policy everybody on public.prompts using (true)`,
+		`alter table public.prompts enable row level security`,
+		`alter table public.workflows force row level security`,
+		`grant select (name), update (name) on public.agents to anon with grant option`,
+		`grant truncate on public.messages to service_role with grant option`,
+		`revoke all on public.capabilities from authenticated`,
+		`revoke all on function public.get_organization_tenant(uuid) from service_role`,
+		`create view public.agent_names with (security_invoker = false) as select name from public.agents`,
+		`create view public.prompt_names with (security_barrier, security_invoker) as select name from public.prompts`,
+		`create function public.f(integer) returns integer language sql return $1`,
+		`alter default privileges in schema public revoke all on tables from anon`,
+		`alter default privileges in schema public grant references on tables to authenticated with grant option`,
+		`grant create on schema public to public`,
+		`create sequence public.numbers`,
+		`grant update on sequence public.numbers to anon`,
+	} {
+		phasetest.Exec(t, db, statement)
+	}
+	before := take(t, db)
+	db.Migrate(t, schema.Phase4)
+	db.Migrate(t, schema.Phase4)
+	db.Rollback(t, schema.Phase4)
+	equal(t, before, take(t, db))
+}
+
+func testWrittenMeanwhile(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase4, fixtures.World()...)
+	// As the backend: the tests' callers roll back what they do.
+	conn := db.Connect(t, pgtest.ServiceRole)
+	_, err := conn.Exec(t.Context(), `set role service_role`)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), `insert into public.agents (name, owner_organization_id) values ('Made in phase 4', $1)`, fixtures.Novartis.ID)
+	require.NoError(t, err)
+
+	count := func(sql string) (n int) {
+		require.NoError(t, db.Owner.QueryRow(t.Context(), sql).Scan(&n))
+		return n
+	}
+	const history, row = `select count(*) from public.audit_logs`, `select count(*) from public.agents where name = 'Made in phase 4'`
+	require.Positive(t, count(history))
+	db.Rollback(t, schema.Phase4)
+	require.Positive(t, count(history), "the audit history stays")
+	require.Equal(t, 1, count(row), "the row stays")
+	require.Contains(t, agents(t, db, fixtures.Alice), "Made in phase 4", "the old policies know whose the row is")
+	require.NotContains(t, agents(t, db, fixtures.Bob), "Made in phase 4")
+}
