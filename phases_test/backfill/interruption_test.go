@@ -75,44 +75,44 @@ func testWriters(t *testing.T) {
 	require.NoError(t, err)
 	novartis, pfizer, old := fixtures.Novartis.ID, fixtures.Pfizer.ID, fixtures.Platform.ID
 
+	const roche = "00000500-0000-4000-8000-000000000500"
+	locked := func(table string, r fixtures.Resource) string {
+		return `select from public.` + table + ` where id = '` + r.ID + `' for update; `
+	}
 	for name, test := range map[string]struct {
 		begun, then string // before the backfill comes, and while it waits
 		want        map[string]row
 	}{
-		"makes an agent public that is being filled": {
-			`select from public.agents where id = '` + fixtures.NovartisAgent.ID + `' for update`,
-			`update public.agents set name = 'Public now', metadata = '{"is_public": true}' where id = '` + fixtures.NovartisAgent.ID + `'`,
-			map[string]row{"agents Public now": derive(novartis, fixtures.PlatformLevel), "agents " + fixtures.NovartisAgent.Name: {}}},
-		"makes an agent private that is being filled": {
-			`select from public.agents where id = '` + fixtures.PharmaAgent.ID + `' for update`,
-			`update public.agents set metadata = '{}' where id = '` + fixtures.PharmaAgent.ID + `'`,
-			map[string]row{"agents " + fixtures.PharmaAgent.Name: derive(pfizer, fixtures.OrganizationLevel)}},
-		"moves an agent that is being filled": {
-			`select from public.agents where id = '` + fixtures.PharmaAgent.ID + `' for update`,
-			`update public.agents set tenant_id = '` + novartis + `' where id = '` + fixtures.PharmaAgent.ID + `'`,
-			map[string]row{"agents " + fixtures.PharmaAgent.Name: derive(novartis, fixtures.TenantLevel)}},
-		"renames a document that is being filled": {
-			`select from public.knowledge_documents where id = '` + fixtures.DanglingDocument.ID + `' for update`,
-			`update public.knowledge_documents set title = 'Renamed' where id = '` + fixtures.DanglingDocument.ID + `'`,
-			map[string]row{"knowledge_documents Renamed": derive(fixtures.MayoClinic.ID, fixtures.OrganizationLevel)}},
-		"deletes a prompt that is being filled": {
-			`select from public.prompts where id = '` + fixtures.PfizerPrompt.ID + `' for update`,
-			`delete from public.prompts where id = '` + fixtures.PfizerPrompt.ID + `'`,
-			map[string]row{"prompts " + fixtures.PfizerPrompt.Name: {}}},
-		"has made a prompt without an owner, and not committed it yet": {
-			`insert into public.prompts (name, created_by) values ('Late', '` + fixtures.Bob.ID + `')`, ``,
-			map[string]row{"prompts Late": derive(pfizer, fixtures.OrganizationLevel)}},
-		"has made an agent of the platform, and not committed it yet": {
-			`insert into public.agents (name, tenant_id, metadata) values ('Late', '` + old + `', '{"is_public": "true"}')`, ``,
-			map[string]row{"agents Late": derive(fixtures.PlatformID, fixtures.PlatformLevel)}},
-		"has begun a conversation, and not committed it yet": {
-			`insert into public.conversations (title, user_id) values ('Late', '` + fixtures.Carol.ID + `')`, ``,
-			map[string]row{"conversations Late": derive(fixtures.MayoClinic.ID, "")}},
-		"has made an organization, and not committed it yet, nor what it then writes for it": {
-			`insert into public.organizations (id, name, tenant_key) values ('00000500-0000-4000-8000-000000000500', 'Roche', 'pharma')`,
-			`insert into public.prompts (name, tenant_id, metadata) values ('Of Roche', '00000500-0000-4000-8000-000000000500', '{"is_tenant_shared": true}')`,
-			map[string]row{"prompts Of Roche": {"00000500-0000-4000-8000-000000000500", "tenant", fixtures.Pharmaceuticals.ID, shared(fixtures.Pharmaceuticals.ID)}}},
-		"has let somebody into the platform, and not committed it yet": {
+		"changes rows that are being filled": {
+			locked("agents", fixtures.NovartisAgent) + locked("agents", fixtures.PharmaAgent) + locked("agents", fixtures.MayoAgent) +
+				locked("knowledge_documents", fixtures.DanglingDocument) + locked("prompts", fixtures.PfizerPrompt),
+			`update public.agents set name = 'Public now', metadata = '{"is_public": true}' where id = '` + fixtures.NovartisAgent.ID + `';
+			 update public.agents set metadata = '{}' where id = '` + fixtures.PharmaAgent.ID + `';
+			 update public.agents set tenant_id = '` + novartis + `' where id = '` + fixtures.MayoAgent.ID + `';
+			 update public.knowledge_documents set title = 'Renamed' where id = '` + fixtures.DanglingDocument.ID + `';
+			 delete from public.prompts where id = '` + fixtures.PfizerPrompt.ID + `'`,
+			map[string]row{
+				"agents Public now":                     derive(novartis, fixtures.PlatformLevel),
+				"agents " + fixtures.PharmaAgent.Name:   derive(pfizer, fixtures.OrganizationLevel),
+				"agents " + fixtures.MayoAgent.Name:     derive(novartis, fixtures.TenantLevel),
+				"knowledge_documents Renamed":           derive(fixtures.MayoClinic.ID, fixtures.OrganizationLevel),
+				"prompts " + fixtures.PfizerPrompt.Name: {},
+			}},
+		"has made rows, and not committed them yet": {
+			`insert into public.prompts (name, created_by) values ('Late', '` + fixtures.Bob.ID + `');
+			 insert into public.agents (name, tenant_id, metadata) values ('Late', '` + old + `', '{"is_public": "true"}');
+			 insert into public.conversations (title, user_id) values ('Late', '` + fixtures.Carol.ID + `')`,
+			``,
+			map[string]row{
+				"prompts Late":       derive(pfizer, fixtures.OrganizationLevel),
+				"agents Late":        derive(fixtures.PlatformID, fixtures.PlatformLevel),
+				"conversations Late": derive(fixtures.MayoClinic.ID, ""),
+			}},
+		"has made an organization, and then writes for it": {
+			`insert into public.organizations (id, name, tenant_key) values ('` + roche + `', 'Roche', 'pharma')`,
+			`insert into public.prompts (name, tenant_id, metadata) values ('Of Roche', '` + roche + `', '{"is_tenant_shared": true}')`,
+			map[string]row{"prompts Of Roche": {roche, "tenant", fixtures.Pharmaceuticals.ID, shared(fixtures.Pharmaceuticals.ID)}}},
+		"has let somebody into the platform, who then writes for it": {
 			`insert into public.user_organizations (user_id, organization_id) values ('` + fixtures.Nobody.ID + `', '` + old + `')`,
 			`insert into public.agents (name, tenant_id) values ('By the new member', '` + old + `')`,
 			map[string]row{"agents By the new member": derive(fixtures.PlatformID, fixtures.OrganizationLevel)}},
@@ -120,10 +120,10 @@ func testWriters(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t, schema.Phase1, fixtures.World()...)
-			writer, pid, done := meet(t, db, migration, test.begun)
+			writer, _, done := meet(t, db, migration, test.begun)
 			_, err := writer.Exec(t.Context(), test.then+`; commit`)
 			require.NoError(t, err)
-			require.NoError(t, <-done, "the migration, session %d", pid)
+			require.NoError(t, <-done)
 
 			found := rows(t, db)
 			for name, want := range test.want {

@@ -1,7 +1,8 @@
 -- What:  phase 2, backfill. Gives every organization its place in the hierarchy, and every row its owner and its scope.
 -- Needs: phase 1, run by the owner of the tables, outside a transaction (psql -f). Undo: the phase 2 rollback.
--- Locks: rows, 5,000 at a time, each batch in a transaction of its own. Killed at any point and run again, it does the
---        rest; run again when complete, it changes nothing. What people corrected by hand stays.
+-- Locks: each table against writing, for the moment that making a trigger takes; then rows, 5,000 at a time, each batch in
+--        a transaction of its own. Killed at any point and run again, it does the rest; run again when complete, it
+--        changes nothing. What people corrected by hand stays.
 
 \set ON_ERROR_STOP on
 

@@ -2,8 +2,8 @@
 --        application or people wrote since stays.
 -- Needs: phase 2 as the latest phase, complete or not, run by the owner of the tables, outside a transaction (psql -f).
 --        Undo: run phase 2 again.
--- Locks: rows, 5,000 at a time, each batch in a transaction of its own. Killed at any point and run again, it does the
---        rest.
+-- Locks: each table, for the moment that dropping a trigger takes; then rows, 5,000 at a time, each batch in a transaction
+--        of its own. Killed at any point and run again, it does the rest.
 
 \set ON_ERROR_STOP on
 
