@@ -686,7 +686,7 @@ begin
           and p.prosecdef
           and a.grantee in (0, 'anon'::regrole)
         union all
-        select format('public may create temporary tables, and % does not own the database', current_user)
+        select format('public may create temporary tables, and %s does not own the database', current_user)
         from pg_catalog.pg_database d
         cross join aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) as a
         where d.datname = current_database() and a.grantee = 0 and a.privilege_type = 'TEMPORARY'

@@ -1,0 +1,67 @@
+package rls_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/phasetest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+func testVerification(t *testing.T) {}
+
+func testRefusals(t *testing.T) {
+	t.Parallel()
+	for what, test := range map[string]struct {
+		after   schema.Phase
+		sql     string // as the superuser, before the migration
+		message string
+	}{
+		"phase 3 is missing": {schema.Phase2, "", "phase 4 needs phase 3, which is not complete here"},
+		"nothing is there":   {schema.Legacy, "", "phase 4 needs phase 3, which is not complete here"},
+		"a table that nobody has classified": {schema.Phase3, `create table public.notes (id uuid); alter table public.notes owner to tenancy_owner`,
+			"nobody has said who may read these tables of schema public: notes"},
+		"a private table without rules": {schema.Phase3, `
+			create table public.notes (id uuid); alter table public.notes owner to tenancy_owner;
+			insert into tenancy.classified_table values ('notes', 'private')`,
+			"there are no rules for these classified tables: notes"},
+		"a resource that phases 1 to 3 have not made one": {schema.Phase3, `
+			create table public.notes (id uuid); alter table public.notes owner to tenancy_owner;
+			insert into tenancy.classified_table values ('notes', 'resource')`,
+			"there are no rules for these classified tables: notes"},
+		"a role that does not own a table": {schema.Phase3, `alter table public.prompts owner to service_role`,
+			"phase 4 must run as the owner of the tables, and tenancy_owner does not own public.prompts"},
+		"a view of somebody else, which phase 4 cannot close": {schema.Phase3, `
+			create view public.everything as select * from public.agents; grant select on public.everything to anon`,
+			"phase 4 did not close the database:\n  anon may "},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t, test.after, fixtures.World()...)
+			_, err := db.Superuser.Exec(t.Context(), test.sql)
+			require.NoError(t, err)
+			phasetest.RefusesMigration(t, db, schema.Phase4, test.message)
+		})
+	}
+	t.Run("a database whose owner is another, so that temporary tables stay", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+		_, err := db.Superuser.Exec(t.Context(), fmt.Sprintf(`alter database %s owner to service_role; grant all on schema public to tenancy_owner`, db.Name))
+		require.NoError(t, err)
+		phasetest.RefusesMigration(t, db, schema.Phase4, "phase 4 did not close the database:\n  public may create temporary tables, and tenancy_owner does not own the database")
+	})
+	t.Run("another migration is running", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+		tx, err := db.Owner.Begin(t.Context())
+		require.NoError(t, err)
+		defer tx.Rollback(t.Context())
+		_, err = tx.Exec(t.Context(), `select pg_advisory_xact_lock(hashtextextended('tenancy.migration', 0))`)
+		require.NoError(t, err)
+		phasetest.RefusesMigration(t, db, schema.Phase4, "another migration of this database is running")
+	})
+}
