@@ -37,9 +37,13 @@ test: ## run the tests; finds or installs a PostgreSQL server (MAJOR=18, PKG=./r
 test-container: ## run the tests on PostgreSQL in a container (PKG=, RUN=, ARGS=)
 	@.ci/with-container $(gotest)
 
+.PHONY: bench
+bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCALE=1 BENCH=. ARGS=-benchtime=200x)
+	@MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=60m -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS) ./perf_test/...
+
 .PHONY: db
-db: ## make a database to look around in, and print its URL
-	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb
+db: ## make a database to look around in, print its URLs, and drop it when interrupted (PHASE=phase4)
+	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb $(if $(PHASE),-phase '$(PHASE)')
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy

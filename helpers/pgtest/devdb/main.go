@@ -18,7 +18,7 @@ import (
 )
 
 func main() {
-	phase := flag.String("phase", schema.Phase1.String(), "the state of the database: legacy or phase1")
+	phase := flag.String("phase", schema.Phase4.String(), "the state of the database: legacy, phase1, phase2, phase3 or phase4")
 	flag.Parse()
 	if err := run(*phase); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -37,8 +37,18 @@ func run(name string) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("as the owner:             psql '%s'\n", db.URL(pgtest.OwnerRole))
-	fmt.Printf("as the API's login role:  psql '%s'\n", db.URL(pgtest.APIRole))
+	for _, role := range []struct{ name, who string }{
+		{pgtest.OwnerRole, "the owner of the tables, who runs the migrations"},
+		{pgtest.ServiceRole, "the backend: SET ROLE service_role"},
+		{pgtest.APIRole, "the API: SET ROLE anon, or authenticated with claims"},
+	} {
+		fmt.Printf("psql '%s'    # %s\n", db.URL(role.name), role.who)
+	}
+	fmt.Printf(`
+To be %s, as the API:
+    set role authenticated; set request.jwt.claims = '{"sub": "%s", "role": "authenticated"}';
+
+`, fixtures.Alice.Email, fixtures.Alice.ID)
 	fmt.Println("Interrupt to drop it.")
 	<-ctx.Done()
 	return db.Close(context.Background())
