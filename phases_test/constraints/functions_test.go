@@ -105,20 +105,28 @@ func allOrganizations() (ids []string) {
 // chains are what get_organization_hierarchy says about each organization.
 func chains(t testing.TB, tx pgx.Tx) map[string][]string {
 	t.Helper()
-	all := map[string][]string{}
-	for _, id := range allOrganizations() {
-		all[id] = collect[string](t, tx, `select organization_id::text from public.get_organization_hierarchy($1)`, id)
-	}
-	return all
+	return byOrganization[[]string](t, tx, `array(select h.organization_id::text from public.get_organization_hierarchy(o.id) as h)`)
 }
 
 // tenants are what get_organization_tenant says about each organization, "" for NULL.
 func tenants(t testing.TB, tx pgx.Tx) map[string]string {
 	t.Helper()
-	all := map[string]string{}
-	for _, id := range allOrganizations() {
-		all[id] = collect[string](t, tx, `select coalesce(public.get_organization_tenant($1)::text, '')`, id)[0]
-	}
+	return byOrganization[string](t, tx, `coalesce(public.get_organization_tenant(o.id)::text, '')`)
+}
+
+func byOrganization[T any](t testing.TB, tx pgx.Tx, expression string) map[string]T {
+	t.Helper()
+	rows, err := tx.Query(t.Context(), `select o.id::text, `+expression+` from unnest($1::uuid[]) as o (id)`, allOrganizations())
+	require.NoError(t, err)
+	all := map[string]T{}
+	var id string
+	var value T
+	_, err = pgx.ForEachRow(rows, []any{&id, &value}, func() error {
+		all[id] = value
+		return nil
+	})
+	require.NoError(t, err)
+	require.Len(t, all, len(organizations()))
 	return all
 }
 

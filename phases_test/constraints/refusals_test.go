@@ -118,11 +118,12 @@ func testDirtyData(t *testing.T) {
 func testTakenNames(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ taken, message string }{
-		"of a function": {`create function public.get_accessible_agents(integer) returns integer language sql return 1`,
-			"they are there already: public.get_accessible_agents(integer)"},
-		"of a table":  {`create table public.audit_logs (id integer)`, "they are there already: public.audit_logs"},
-		"of a view":   {`create view public.organization_stats as select 1 as n`, "they are there already: public.organization_stats"},
-		"of a schema": {`create schema audit`, "they are there already: schema audit"},
+		"of functions, tables, views and schemas": {`
+			create function public.get_accessible_agents(integer) returns integer language sql return 1;
+			create table public.audit_logs (id integer);
+			create view public.organization_stats as select 1 as n;
+			create schema audit`,
+			"they are there already: public.audit_logs, public.get_accessible_agents(integer), public.organization_stats, schema audit"},
 		"of an index, by one of another shape": {`create index idx_agents_org_list on public.agents (owner_organization_id)`,
 			"there is another idx_agents_org_list already: CREATE INDEX idx_agents_org_list ON public.agents USING btree (owner_organization_id)"},
 		"of an index, by something else": {`create sequence public.idx_prompts_owner`, "there is another idx_prompts_owner already: not an index"},
