@@ -1,6 +1,8 @@
 package actor_test
 
 import (
+	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -58,4 +60,35 @@ func TestDo(t *testing.T) {
 			}))
 		}
 	})
+}
+
+// A caller to whom nothing is denied would make every test of isolation pass.
+func TestUnfitCaller(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Legacy)
+	_, err := db.Superuser.Exec(t.Context(), `alter table public.agents owner to authenticated`)
+	require.NoError(t, err)
+
+	failure := &recorder{TB: t}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = actor.Anonymous().Do(failure, db, func(pgx.Tx) error {
+			failure.message = "it ran"
+			return nil
+		})
+	}()
+	<-done
+	require.Equal(t, "act as anon: tenancy_api cannot stand for a caller: authenticated is a superuser, has BYPASSRLS or owns a table", failure.message)
+}
+
+// recorder is a test that may fail.
+type recorder struct {
+	testing.TB
+	message string
+}
+
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.message = fmt.Sprintf(format, args...)
+	runtime.Goexit()
 }
