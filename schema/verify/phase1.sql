@@ -5,13 +5,16 @@
 -- name: missing_columns
 -- box: phase-1/verify-phase-1-completion
 -- expect: none
--- The checklist lists the columns it finds; this lists those it does not find, in the resource tables that exist.
+-- The checklist lists the columns it finds; this lists those it does not find, in the resource tables that exist, and
+-- the derived ones that the checklist does not know.
 with wanted (table_name, column_name, data_type) as (
     values
         ('organizations', 'parent_organization_id', 'uuid'),
         ('organizations', 'organization_type', 'organization_type'),
         ('organizations', 'slug', 'text'),
         ('organizations', 'deleted_at', 'timestamp with time zone'),
+        ('organizations', 'parent_organization_type', 'organization_type'),
+        ('organizations', 'tenant_organization_id', 'uuid'),
         ('conversations', 'owner_organization_id', 'uuid'),
         ('conversations', 'deleted_at', 'timestamp with time zone')
     union all
@@ -20,7 +23,9 @@ with wanted (table_name, column_name, data_type) as (
         (values
             ('owner_organization_id', 'uuid'),
             ('sharing_scope', 'sharing_scope_type'),
-            ('deleted_at', 'timestamp with time zone')
+            ('deleted_at', 'timestamp with time zone'),
+            ('owner_tenant_id', 'uuid'),
+            ('audience_key', 'uuid')
         ) as added (column_name, data_type)
     where to_regclass('public.' || resource) is not null
 )
@@ -47,15 +52,35 @@ where typnamespace = 'public'::regnamespace
 -- name: tables_out_of_step
 -- box: production-deployment/verify-phase-1-in-production/run-verification-queries
 -- expect: none
--- A table whose trigger is missing or disabled loses the owner of what the old application writes.
-select c.oid::regclass as table_without_trigger
-from pg_catalog.pg_class c
-join pg_catalog.pg_attribute tenant on tenant.attrelid = c.oid and tenant.attname = 'tenant_id'
-join pg_catalog.pg_attribute owner on owner.attrelid = c.oid and owner.attname = 'owner_organization_id'
-where c.relnamespace = 'public'::regnamespace
-  and c.relkind = 'r'
+-- A table without its triggers loses the owner, the scope or the readers of what the old application writes.
+with wanted (table_name, trigger_name) as (
+    values
+        ('organizations', 'set_tenant'),
+        ('conversations', 'keep_owner_in_step')
+    union all
+    select resource, trigger_name
+    from unnest(array['agents', 'knowledge_documents', 'prompts', 'workflows', 'use_cases', 'capabilities']) as resource,
+        unnest(array['keep_owner_in_step', 'keep_scope_in_step', 'set_audience']) as trigger_name
+)
+select w.table_name, w.trigger_name as trigger_that_does_not_fire
+from wanted w
+join pg_catalog.pg_class c on c.oid = to_regclass('public.' || w.table_name)
+where (w.trigger_name <> 'keep_owner_in_step' or exists (
+        select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped
+    ))
+  -- From phase 4 on a flag shares nothing, and the guard is there instead.
+  and (w.trigger_name <> 'keep_scope_in_step' or not exists (
+        select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'guard'
+    ))
   and not exists (
       select
       from pg_catalog.pg_trigger t
-      where t.tgrelid = c.oid and t.tgname = 'keep_owner_in_step' and t.tgenabled in ('O', 'A')
-  );
+      join pg_catalog.pg_proc f on f.oid = t.tgfoid
+      join pg_catalog.pg_namespace n on n.oid = f.pronamespace
+      where t.tgrelid = c.oid
+        and t.tgname = w.trigger_name
+        and (n.nspname, f.proname) = ('tenancy', w.trigger_name)
+        and t.tgtype = 1 + 2 + 4 + 16 -- for each row, before, insert or update
+        and t.tgenabled in ('O', 'A')
+  )
+order by w.table_name, w.trigger_name;
