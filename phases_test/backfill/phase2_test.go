@@ -585,6 +585,16 @@ func testSlugs(t *testing.T) {
 			}
 		})
 	}
+	t.Run("Of two that are made at once, the second waits for the first, and gets a number", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		const insert = `insert into public.organizations (name, tenant_key) values ('Roche', 'pharma')`
+		first, _, done := meet(t, db, schema.File{Origin: "the second", SQL: insert + ";"}, insert)
+		_, err := first.Exec(t.Context(), `commit`)
+		require.NoError(t, err)
+		require.NoError(t, <-done)
+		require.Equal(t, []string{"roche", "roche-2"}, query[string](t, db, `select slug from public.organizations where name = 'Roche' order by slug`))
+	})
 	t.Run("A deleted organization keeps nobody from its slug", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
