@@ -7,12 +7,35 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/schema"
 )
 
-func testVerification(t *testing.T) {}
+func testVerification(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "phase-4/review-current-rls-policies", "pre-implementation/documentation-complete/rls-policies-documented")
+
+	// What each query is there to find.
+	phasetest.Verification(t, secured(t), schema.Phase4, map[string]string{
+		"policies":                            "",
+		"tables_that_are_open":                `alter table public.messages disable row level security`,
+		"policies_missing_or_beyond_the_list": `create policy tmp_team_access on public.agents to authenticated using (true)`,
+		"privileges_that_go_around_policies":  `grant truncate on public.agents to service_role`,
+		"functions_that_go_around_policies":   `alter function authz.audiences_of(uuid) reset search_path`,
+		"views_that_go_around_policies":       `create view public.everything as select * from public.agents`,
+		"who_reads_what_is_private_to_others": `
+			create or replace function authz.audiences_of(p_user_id uuid) returns uuid[]
+			language sql stable security definer set search_path = '' return array(select id from public.organizations)`,
+		"who_misses_or_reads_wrongly_what_a_tenant_shares": `
+			create or replace function authz.audiences_of(p_user_id uuid) returns uuid[]
+			language sql stable security definer set search_path = '' return array(select authz.shared_key(id) from public.organizations)`,
+		"who_misses_what_everybody_reads":     `update public.organizations set is_active = false where organization_type = 'platform'`,
+		"tables_that_change_without_a_record": `alter table public.prompts disable trigger audit_delete`,
+		"recent_audit_events":                 "",
+	})
+}
 
 func testRefusals(t *testing.T) {
 	t.Parallel()
