@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ func TestPhase3(t *testing.T) {
 	t.Run("Again", testAgain)
 	t.Run("Killed", testKilled)
 	t.Run("Nobody waits", testNobodyWaits)
+	t.Run("Another legacy schema", testVariants)
 }
 
 // resourceTables are the tables whose rows have an owner and are shared.
@@ -99,11 +101,11 @@ func testKilled(t *testing.T) {
 	t.Run("while it makes an index", func(t *testing.T) {
 		t.Parallel()
 		db := phase2(t)
-		release := hold(t, db, `update public.agents set name = name where id = $1`, fixtures.NovartisAgent.ID)
+		writer := hold(t, db, `update public.agents set name = name where id = $1`, fixtures.NovartisAgent.ID)
 		migration := start(t, db)
-		migration.waitsFor(t, "create index concurrently")
+		migration.waitsFor(t, writer)
 		migration.kill(t)
-		release()
+		writer.release(t)
 		require.Equal(t, []string{"idx_agents_accessible"}, collect[string](t, db.Owner,
 			`select indexrelid::regclass::text from pg_index where not indisvalid`), "the kill leaves an index half-built")
 		same(t, db)
@@ -112,11 +114,11 @@ func testKilled(t *testing.T) {
 		t.Parallel()
 		db := phase2(t)
 		// Whoever reads is in the way of a new check, and of nothing before the last table's.
-		release := hold(t, db, `lock table public.workflows in access share mode`)
+		reader := hold(t, db, `lock table public.workflows in access share mode`)
 		migration := start(t, db)
-		migration.waitsFor(t, "do ")
+		migration.waitsFor(t, reader)
 		migration.kill(t)
-		release()
+		reader.release(t)
 		require.Equal(t, []string{"fk_agents_owner"}, collect[string](t, db.Owner,
 			`select conname::text from pg_constraint where conname in ('fk_agents_owner', 'workflows_audience_key_derived')`), "the kill leaves half of the constraints")
 		same(t, db)
@@ -150,31 +152,71 @@ func bookkept(t testing.TB, db *pgtest.DB) catalog.Data {
 // Somebody who is in the way makes the migration wait, and nobody else.
 func testNobodyWaits(t *testing.T) {
 	t.Parallel()
-	for name, test := range map[string]struct{ holds, waits string }{
-		"behind a transaction that writes": {`update public.workflows set name = name where id = '` + fixtures.NovartisWorkflow.ID + `'`, "create index concurrently"},
-		"behind a transaction that reads":  {`lock table public.workflows in access share mode`, "do "},
+	for name, does := range map[string]string{
+		"behind a transaction that writes": `update public.workflows set name = name where id = '` + fixtures.NovartisWorkflow.ID + `'`,
+		"behind a transaction that reads":  `lock table public.workflows in access share mode`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := phase2(t)
-			release := hold(t, db, test.holds)
+			blocker := hold(t, db, does)
 			migration := start(t, db)
-			migration.waitsFor(t, test.waits)
+			migration.waitsFor(t, blocker)
 
-			// Longer than two of the migration's attempts. The limit is three times its lock_timeout: machines are busy.
+			// Longer than two of the migration's attempts. The limit is well above its lock_timeout: machines are busy.
 			client := db.Connect(t, pgtest.OwnerRole)
-			_, err := client.Exec(t.Context(), `set statement_timeout = '600ms'`)
+			_, err := client.Exec(t.Context(), `set statement_timeout = '1s'`)
 			require.NoError(t, err)
 			for began := time.Now(); time.Since(began) < 700*time.Millisecond; time.Sleep(5 * time.Millisecond) {
 				_, err := client.Exec(t.Context(), `update public.workflows set name = name where id = $1`, fixtures.PfizerWorkflow.ID)
 				require.NoError(t, err, "the application waits for a migration that waits itself")
 			}
 			require.True(t, migration.running(), "the migration must wait all the time, or it is in nobody's way")
-			release()
+			blocker.release(t)
 			require.NoError(t, <-migration.done, "it finishes once the other one has")
 			require.Empty(t, constraintProblems(t, db.Owner))
 		})
 	}
+}
+
+// testVariants is phase 3 on a production database that differs from the baseline.
+func testVariants(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
+	phasetest.Exec(t, db, `
+		drop table public.prompts, public.capabilities;
+		create schema archive;
+		create table archive.agents (like public.agents);
+		create table archive.idx_agents_owner (id integer);
+		alter table public.organizations add column slug varchar(60), add column updated_at timestamptz;
+		alter table public.workflows rename column tenant_id to owner_organization_id;
+		alter table public.workflows add foreign key (owner_organization_id) references public.organizations (id) on delete cascade`)
+	db.Migrate(t, schema.Phase1)
+	db.Migrate(t, schema.Phase2)
+	definitions, rows := phasetest.Catalog(t, db), phasetest.Data(t, db)
+	db.Migrate(t, schema.Phase3)
+	t.Run("all that is missing is of the tables that are missing", func(t *testing.T) {
+		// A shorter slug is compared as a text.
+		for _, problem := range append(constraintProblems(t, db.Owner), indexProblems(t, db.Owner)...) {
+			require.Regexp(t, `^(constraint|index|column) \S*(prompts|capabilities)\S* (is missing|may be NULL)|^constraint organizations\.organizations_slug_not_empty is CHECK \(\(\(slug\)::text <> ''::text\)\),`, problem)
+		}
+	})
+	t.Run("what has the same name elsewhere is left alone", func(t *testing.T) {
+		after := phasetest.Catalog(t, db)
+		var checked int
+		for name, definition := range definitions {
+			if strings.Contains(name, "archive") {
+				require.Equal(t, definition, after[name], name)
+				checked++
+			}
+		}
+		require.Positive(t, checked)
+	})
+	t.Run("and the rollback leads back to phase 2", func(t *testing.T) {
+		db.Rollback(t, schema.Phase3)
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+		require.Empty(t, catalog.Diff(rows, phasetest.Data(t, db)))
+	})
 }
 
 // migration is a migration to phase 3 that is under way.
@@ -197,10 +239,10 @@ func start(t testing.TB, db *pgtest.DB) migration {
 	return m
 }
 
-// waitsFor returns once the migration waits for a lock, in a statement that begins like this.
-func (m migration) waitsFor(t testing.TB, statement string) {
+// waitsFor returns once the migration waits for what somebody holds.
+func (m migration) waitsFor(t testing.TB, other holder) {
 	t.Helper()
-	m.until(t, `select exists (select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock' and query ilike $2 || '%')`, m.pid, statement)
+	m.until(t, `select $2 = any (pg_blocking_pids($1))`, m.pid, other.pid)
 }
 
 // kill ends the migration's session, and returns once it is gone.
@@ -222,18 +264,26 @@ func (m migration) until(t testing.TB, condition string, args ...any) {
 	}, 20*time.Second, 5*time.Millisecond, "%s (the migration is running: %t)", condition, m.running())
 }
 
-// hold runs a statement in a transaction that stays open until it is released.
-func hold(t testing.TB, db *pgtest.DB, sql string, args ...any) (release func()) {
+// holder is a transaction that stays open until it is released.
+type holder struct {
+	tx  pgx.Tx
+	pid uint32
+}
+
+// hold runs a statement in a transaction of its own.
+func hold(t testing.TB, db *pgtest.DB, sql string, args ...any) holder {
 	t.Helper()
 	conn := db.Connect(t, pgtest.OwnerRole)
 	tx, err := conn.Begin(t.Context())
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), sql, args...)
 	require.NoError(t, err)
-	return func() {
-		t.Helper()
-		require.NoError(t, tx.Rollback(t.Context()))
-	}
+	return holder{tx, conn.PgConn().PID()}
+}
+
+func (h holder) release(t testing.TB) {
+	t.Helper()
+	require.NoError(t, h.tx.Rollback(t.Context()))
 }
 
 // do runs f as an actor.
