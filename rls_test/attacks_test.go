@@ -1,0 +1,545 @@
+package rls_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// TestPhase4Attacks tries what holes in other texts of these policies let through. Beside
+// each attempt stands the same one by somebody who may, or it would prove nothing.
+func TestPhase4Attacks(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "success-criteria/security/users-cannot-see-unauthorized-data", "success-criteria/security/no-sql-injection-vulnerabilities")
+	t.Run("By writing", testAttacksByWriting)
+	t.Run("Under an old policy", testOldPolicies)
+	t.Run("By asking about others", testAskingAboutOthers)
+	t.Run("Around the policies", testAroundPolicies)
+	t.Run("By hiding names", testHidingNames)
+	t.Run("By NULL", testNull)
+	t.Run("By asking what exists", testOracles)
+	t.Run("By making the database talk", testTalking)
+	t.Run("In somebody else's session", testSessions)
+	t.Run("With forged claims", testForgedClaims)
+}
+
+// insertAgent inserts an agent as made by its creator.
+func insertAgent(owner string, scope fixtures.Level, creator fixtures.User) string {
+	return fmt.Sprintf(`insert into public.agents (name, owner_organization_id, sharing_scope, created_by) values ('New', '%s', '%s', '%s')`, owner, scope, creator.ID)
+}
+
+// updateAgent sets something of an agent.
+func updateAgent(r fixtures.Resource, set string) string {
+	return fmt.Sprintf(`update public.agents set %s where id = '%s'`, set, r.ID)
+}
+
+func testAttacksByWriting(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	alice, adam, paula, root := as(fixtures.Alice), as(fixtures.Adam), as(fixtures.Paula), as(fixtures.Root)
+	const (
+		organization = fixtures.OrganizationLevel
+		tenant       = fixtures.TenantLevel
+		platform     = fixtures.PlatformLevel
+	)
+	moved := `owner_organization_id = '` + fixtures.Pfizer.ID + `'`
+	joins := func(user fixtures.User, o fixtures.Organization) string {
+		return fmt.Sprintf(`insert into public.user_organizations (user_id, organization_id, role) values ('%s', '%s', 'admin')`, user.ID, o.ID)
+	}
+	for name, steps := range map[string]map[string]step{
+		"sharing on insert": {
+			"a member does not share with the tenant": {alice, insertAgent(fixtures.Novartis.ID, tenant, fixtures.Alice), rejected},
+			"an admin does":                            {adam, insertAgent(fixtures.Novartis.ID, tenant, fixtures.Adam), done},
+			"an admin does not share with everybody":   {adam, insertAgent(fixtures.Novartis.ID, platform, fixtures.Adam), rejected},
+			"the platform's admin does":                {root, insertAgent(fixtures.PlatformID, platform, fixtures.Root), done},
+			"the platform's member does not":           {as(fixtures.Peter), insertAgent(fixtures.PlatformID, platform, fixtures.Peter), rejected},
+			"nobody shares with the platform's tenant": {root, insertAgent(fixtures.PlatformID, tenant, fixtures.Root), rejected},
+			"an admin elsewhere is a viewer here":      {as(fixtures.Max), insertAgent(fixtures.Pfizer.ID, organization, fixtures.Max), rejected},
+			"and an admin there":                       {as(fixtures.Max), insertAgent(fixtures.Novartis.ID, tenant, fixtures.Max), done},
+			"the flags of the old application share nothing": {alice, fmt.Sprintf(`
+				with new as (insert into public.agents (name, owner_organization_id, created_by, metadata) values ('New', '%s', '%s', '{"is_public": true, "is_tenant_shared": true}') returning sharing_scope)
+				select from new where sharing_scope = 'organization'`, fixtures.Novartis.ID, fixtures.Alice.ID), done},
+		},
+		"sharing on update": {
+			"a member does not share what he made":     {alice, updateAgent(fixtures.NovartisAgent, `sharing_scope = 'tenant'`), guarded},
+			"an admin does":                            {adam, updateAgent(fixtures.NovartisAgent, `sharing_scope = 'tenant'`), done},
+			"an admin does not share with everybody":   {adam, updateAgent(fixtures.NovartisAgent, `sharing_scope = 'platform'`), guarded},
+			"the platform's admin does":                {root, updateAgent(fixtures.PlatformAgent, `sharing_scope = 'platform'`), done},
+			"a member takes back what somebody shared": {as(fixtures.Bob), updateAgent(fixtures.PfizerPublicAgent, `sharing_scope = 'organization'`), done},
+			"a flag in metadata shares nothing":        {alice, updateAgent(fixtures.NovartisAgent, `metadata = '{"is_public": true}'`), done},
+			"no trigger is put to sleep": {alice, fmt.Sprintf(`
+				do $$ begin
+					perform set_config('tenancy.backfill', 'on', true);
+					update public.agents set sharing_scope = 'organization' where id = '%s';
+					update public.agents set sharing_scope = 'platform' where id = '%[1]s';
+				end $$`, fixtures.NovartisAgent.ID), guarded},
+		},
+		"moving a row": {
+			"a member does not move what he made":             {alice, updateAgent(fixtures.NovartisAgent, moved), denied},
+			"nor without saying which":                        {alice, `update public.agents set ` + moved, denied},
+			"an admin does not":                               {adam, `update public.agents set ` + moved, denied},
+			"an admin of one and viewer of the other neither": {as(fixtures.Max), `update public.agents set ` + moved, denied},
+			"the backend does":                                {actor.Service(), updateAgent(fixtures.NovartisAgent, moved), done},
+			"an admin changes the rest":                       {adam, updateAgent(fixtures.NovartisAgent, `name = 'New'`), done},
+		},
+		"writing as a former member": {
+			"what he made is not his to change any more": {as(fixtures.Eve), updateAgent(fixtures.EveAgent, `name = 'Mine'`), filtered},
+			"also where no WHERE asks to read it":        {as(fixtures.Eve), `update public.agents set name = 'Mine'`, filtered},
+			"nor to delete":                              {as(fixtures.Eve), `delete from public.agents`, denied},
+			"an admin changes it":                        {adam, updateAgent(fixtures.EveAgent, `name = 'Ours'`), done},
+			"a member changes what he made":              {alice, updateAgent(fixtures.NovartisAgent, `name = 'Mine'`), done},
+		},
+		"writing as a viewer": {
+			"he does not insert":             {as(fixtures.Vera), insertAgent(fixtures.Novartis.ID, organization, fixtures.Vera), rejected},
+			"nor change what he made before": {as(fixtures.Vera), updateAgent(fixtures.VeraAgent, `name = 'Mine'`), filtered},
+			"a member inserts":               {alice, insertAgent(fixtures.Novartis.ID, organization, fixtures.Alice), done},
+			"an admin changes what he made":  {adam, updateAgent(fixtures.VeraAgent, `name = 'Ours'`), done},
+		},
+		"writing as somebody else": {
+			"a member inserts nothing as another": {alice, insertAgent(fixtures.Novartis.ID, organization, fixtures.Adam), rejected},
+			"nor as nobody":                       {alice, fmt.Sprintf(`insert into public.agents (name, owner_organization_id) values ('New', '%s')`, fixtures.Novartis.ID), rejected},
+			"nor for nobody":                      {alice, fmt.Sprintf(`insert into public.agents (name, created_by) values ('New', '%s')`, fixtures.Alice.ID), rejected},
+			"but as himself":                      {alice, insertAgent(fixtures.Novartis.ID, organization, fixtures.Alice), done},
+			"he does not become the creator":      {alice, updateAgent(fixtures.NovartisSharedAgent, `created_by = '`+fixtures.Alice.ID+`'`), denied},
+		},
+		"deleting": {
+			"a member deletes what he made":        {alice, `select public.soft_delete('agents', '` + fixtures.NovartisAgent.ID + `')`, done},
+			"not by an update":                     {alice, updateAgent(fixtures.NovartisAgent, `deleted_at = now()`), denied},
+			"what is not his is not there for him": {alice, `select public.soft_delete('agents', '` + fixtures.PfizerAgent.ID + `')`, outcome("ERROR: no such row of agents, or not yours to delete: " + fixtures.PfizerAgent.ID + " (SQLSTATE P0002)")},
+			"nor what he reads":                    {alice, `select public.soft_delete('agents', '` + fixtures.PharmaAgent.ID + `')`, outcome("ERROR: no such row of agents, or not yours to delete: " + fixtures.PharmaAgent.ID + " (SQLSTATE P0002)")},
+			"an admin there deletes it":            {paula, `select public.soft_delete('agents', '` + fixtures.PharmaAgent.ID + `')`, done},
+			"nothing but resources":                {root, `select public.soft_delete('organizations', '` + fixtures.Pfizer.ID + `')`, `ERROR: there is no resource type 'organizations' (SQLSTATE 22023)`},
+			"a table's name is no SQL":             {root, `select public.soft_delete('agents; drop table public.agents', '` + fixtures.PfizerAgent.ID + `')`, `ERROR: there is no resource type 'agents; drop table public.agents' (SQLSTATE 22023)`},
+			"nobody who has not signed in":         {actor.Anonymous(), `select public.soft_delete('agents', '` + fixtures.NovartisAgent.ID + `')`, denied},
+		},
+		"making oneself an admin": {
+			"of Pfizer, from nowhere":          {as(fixtures.Nobody), joins(fixtures.Nobody, fixtures.Pfizer), rejected},
+			"of Pfizer, from Novartis":         {adam, joins(fixtures.Adam, fixtures.Pfizer), rejected},
+			"of the platform":                  {as(fixtures.Peter), `update public.user_organizations set role = 'admin'`, filtered},
+			"an admin of Pfizer makes him one": {paula, joins(fixtures.Nobody, fixtures.Pfizer), done},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			check(t, db, steps)
+		})
+	}
+}
+
+// testOldPolicies is about the policies of the old application, of which one is in
+// nobody's document: by it former members go on reading and writing.
+func testOldPolicies(t *testing.T) {
+	t.Parallel()
+	read := `select from public.agents where id = '` + fixtures.NovartisAgent.ID + `'`
+	write := updateAgent(fixtures.EveAgent, `name = 'Mine'`)
+	check(t, pgtest.New(t, schema.Phase3, fixtures.World()...), map[string]step{
+		"before phase 4, a former member reads":  {as(fixtures.Eve), read, done},
+		"before phase 4, a former member writes": {as(fixtures.Eve), write, done},
+	})
+	check(t, secured(t), map[string]step{
+		"after it, a former member reads nothing":  {as(fixtures.Eve), read, filtered},
+		"after it, a former member writes nothing": {as(fixtures.Eve), write, filtered},
+		"after it, a member reads":                 {as(fixtures.Alice), read, done},
+	})
+}
+
+const aboutOthers = outcome("ERROR: p_user_id must be the calling user (SQLSTATE 42501)")
+
+func testAskingAboutOthers(t *testing.T) {
+	t.Parallel()
+	steps := map[string]step{}
+	for call, answers := range map[string]string{
+		"get_accessible_agents":             `select * from public.get_accessible_agents(%s)`,
+		"get_accessible_agents (first one)": `select * from public.get_accessible_agents(%s, 1)`,
+		"get_user_accessible_organizations": `select * from public.get_user_accessible_organizations(%s)`,
+		"can_user_access_resource":          `select public.can_user_access_resource(%s, '` + fixtures.Pfizer.ID + `', 'organization')`,
+	} {
+		of := func(user string) string { return fmt.Sprintf(answers, user) }
+		alice, bob := "'"+fixtures.Alice.ID+"'", "'"+fixtures.Bob.ID+"'"
+		steps[call+": about oneself"] = step{as(fixtures.Alice), of(alice), done}
+		steps[call+": about somebody else"] = step{as(fixtures.Alice), of(bob), aboutOthers}
+		steps[call+": about nobody"] = step{as(fixtures.Alice), of("null"), aboutOthers}
+		steps[call+": as an admin of his"] = step{as(fixtures.Paula), of(bob), aboutOthers}
+		steps[call+": as the platform's admin"] = step{as(fixtures.Root), of(bob), aboutOthers}
+		steps[call+": as who has not signed in"] = step{actor.Anonymous(), of(bob), denied}
+		steps[call+": as the backend"] = step{actor.Service(), of(bob), done}
+	}
+	const hierarchy, tenantOf = `select from public.get_organization_hierarchy('%s')`, `select from (select public.get_organization_tenant('%s') as id) as t where id is not null`
+	for call, sql := range map[string]string{"get_organization_hierarchy": hierarchy, "get_organization_tenant": tenantOf} {
+		steps[call+": of one's own organization"] = step{as(fixtures.Alice), fmt.Sprintf(sql, fixtures.Novartis.ID), done}
+		steps[call+": of another"] = step{as(fixtures.Alice), fmt.Sprintf(sql, fixtures.Pfizer.ID), filtered}
+		steps[call+": of a former one"] = step{as(fixtures.Eve), fmt.Sprintf(sql, fixtures.Novartis.ID), filtered}
+		steps[call+": as who has not signed in"] = step{actor.Anonymous(), fmt.Sprintf(sql, fixtures.Novartis.ID), denied}
+		steps[call+": as the backend"] = step{actor.Service(), fmt.Sprintf(sql, fixtures.Pfizer.ID), done}
+	}
+	for _, helper := range []string{"audiences_of('" + fixtures.Bob.ID + "')", "organizations_of('" + fixtures.Bob.ID + "', '{admin,member}')", "visible_organizations_of('" + fixtures.Bob.ID + "')", "audiences()", "suspended_organizations()"} {
+		steps["authz."+helper+" by its name"] = step{as(fixtures.Alice), `select authz.` + helper, denied}
+	}
+	db := secured(t)
+	check(t, db, steps)
+	t.Run("get_accessible_agents lists what the table shows, and is active", func(t *testing.T) {
+		forEach(t, db, fixtures.Users, func(tx pgx.Tx, u fixtures.User) {
+			reads, err := readRows(t, tx, fmt.Sprintf(`
+				select 'function', agent_id::text from public.get_accessible_agents('%s')
+				union all select 'table', id::text from public.agents where status = 'active'`, u.ID))
+			require.NoError(t, err)
+			require.NotEmpty(t, reads["table"])
+			require.ElementsMatch(t, reads["table"], reads["function"], u.Email)
+		})
+	})
+}
+
+func testAroundPolicies(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	steps := map[string]step{
+		"the materialised view":                    {as(fixtures.Alice), `select from tenancy.organization_stats`, denied},
+		"the materialised view as the backend":     {actor.Service(), `select from tenancy.organization_stats`, denied},
+		"the view in front of it":                  {as(fixtures.Alice), `select from public.organization_stats`, done},
+		"the view in front of it about others":     {as(fixtures.Alice), `select from public.organization_stats where organization_id = '` + fixtures.Pfizer.ID + `'`, filtered},
+		"the view in front of it as the backend":   {actor.Service(), `select from public.organization_stats where organization_id = '` + fixtures.Pfizer.ID + `'`, done},
+		"the bookkeeping":                          {as(fixtures.Alice), `select from tenancy.organization_mapping`, denied},
+		"the bookkeeping as the backend":           {actor.Service(), `select from tenancy.classified_table`, denied},
+		"a partition of the audit log":             {as(fixtures.Adam), `select from audit.audit_logs_default`, denied},
+		"the audit log itself":                     {as(fixtures.Adam), `select from public.audit_logs`, done},
+		"the size of the statistics of columns":    {as(fixtures.Alice), `select from pg_catalog.pg_statistic`, denied},
+		"refreshing the statistics":                {as(fixtures.Alice), `select public.refresh_organization_stats()`, denied},
+		"refreshing the statistics as the backend": {actor.Service(), `select public.refresh_organization_stats()`, done},
+		"a function of the old application":        {as(fixtures.Alice), `select public.count_tenant_agents('` + fixtures.Pfizer.ID + `')`, denied},
+		"switching row level security off":         {as(fixtures.Alice), `do $$ begin perform set_config('row_security', 'off', true); perform from public.agents; end $$`, `ERROR: query would be affected by row-level security policy for table "agents" (SQLSTATE 42501)`},
+		"leaving it on":                            {as(fixtures.Alice), `do $$ begin perform set_config('row_security', 'on', true); perform from public.agents; end $$`, filtered},
+	}
+	for table := range tables {
+		if table == "organization_stats" {
+			continue
+		}
+		for name, who := range map[string]actor.Actor{"a stranger": actor.Anonymous(), "a member": as(fixtures.Alice), "the platform's admin": as(fixtures.Root), "the backend": actor.Service()} {
+			steps[name+" truncates "+table] = step{who, `truncate public.` + table + ` cascade`, denied}
+		}
+	}
+	check(t, db, steps)
+	t.Run("every command reads the same", func(t *testing.T) {
+		steps := map[string]step{}
+		for command, sql := range map[string]string{
+			"select":            `select from public.agents where id = '%s'`,
+			"select for share":  `select from public.agents where id = '%s' for share`,
+			"with":              `with a as materialized (select id from public.agents) select from a where id = '%s'`,
+			"exists":            `select where exists (select from public.agents where id = '%s')`,
+			"update returning":  `update public.agents set updated_at = now() where id = '%s' returning id`,
+			"update from":       `update public.conversations c set title = a.name from public.agents a where c.agent_id is not null and a.id = '%s'`,
+			"insert select":     `insert into public.agents (name, owner_organization_id, created_by) select name, '` + fixtures.Novartis.ID + `', '` + fixtures.Alice.ID + `' from public.agents where id = '%s'`,
+			"merge":             `merge into public.agents a using (values ('%s'::uuid)) as v (id) on a.id = v.id when matched then update set updated_at = now()`,
+			"table sample":      `select from public.agents tablesample system (100) where id = '%s'`,
+			"by who may see it": `select from public.agents where audience_key = owner_organization_id and id = '%s'`,
+		} {
+			steps[command+" meets one's own"] = step{as(fixtures.Alice), fmt.Sprintf(sql, fixtures.NovartisAgent.ID), done}
+			steps[command+" does not meet another's"] = step{as(fixtures.Alice), fmt.Sprintf(sql, fixtures.PfizerAgent.ID), filtered}
+		}
+		check(t, db, steps)
+	})
+	t.Run("a view of the owner's that was there before reads as its caller", func(t *testing.T) {
+		db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+		statement(`create view public.all_agents as select * from public.agents`)(t, db)
+		read := `select from public.all_agents where id = '` + fixtures.NovartisAgent.ID + `'`
+		check(t, db, map[string]step{"before phase 4 it shows everything": {as(fixtures.Bob), read, done}})
+		db.Migrate(t, schema.Phase4)
+		check(t, db, map[string]step{"after it, it is closed": {as(fixtures.Bob), read, denied}})
+		statement(`grant select on public.all_agents to authenticated`)(t, db)
+		check(t, db, map[string]step{
+			"opened, it shows what its caller sees": {as(fixtures.Bob), read, filtered},
+			"and to who may all the same":           {as(fixtures.Alice), read, done},
+		})
+	})
+	t.Run("nobody empties a table of tomorrow", func(t *testing.T) {
+		db := secured(t)
+		statement(`create table public.later (id int)`)(t, db)
+		check(t, db, map[string]step{
+			"a member reads it":     {as(fixtures.Alice), `select from public.later`, denied},
+			"the backend empties":   {actor.Service(), `truncate public.later`, denied},
+			"the backend writes it": {actor.Service(), `insert into public.later values (1)`, done},
+		})
+	})
+}
+
+// testHidingNames puts other objects where a helper would find them first.
+func testHidingNames(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	check(t, db, map[string]step{
+		"no temporary table":                {as(fixtures.Alice), `create temporary table user_organizations (user_id uuid, organization_id uuid)`, `ERROR: permission denied to create temporary tables in database "` + outcome(db.Name) + `" (SQLSTATE 42501)`},
+		"nor by who has not signed in":      {actor.Anonymous(), `create temporary table agents (id uuid)`, `ERROR: permission denied to create temporary tables in database "` + outcome(db.Name) + `" (SQLSTATE 42501)`},
+		"nor by the backend":                {actor.Service(), `create temporary table agents (id uuid)`, `ERROR: permission denied to create temporary tables in database "` + outcome(db.Name) + `" (SQLSTATE 42501)`},
+		"no function in public":             {as(fixtures.Alice), `create function public.coalesce_(a uuid) returns uuid language sql return a`, denied},
+		"no function in a temporary schema": {as(fixtures.Alice), `create function pg_temp.uid() returns uuid language sql return null::uuid`, `ERROR: permission denied to create temporary tables in database "` + outcome(db.Name) + `" (SQLSTATE 42501)`},
+		"no schema":                         {as(fixtures.Alice), `create schema mine`, denied},
+		"nor by the backend in public":      {actor.Service(), `create table public.mine (id int)`, denied},
+	})
+	t.Run("what somebody has put into another schema is not found", func(t *testing.T) {
+		db, w := secured(t), migrated()
+		// Somebody who may make a schema has made traps in it, for every name that a helper uses.
+		statement(`
+			create schema trap;
+			create function trap.uid() returns uuid language sql return '`+fixtures.Root.ID+`'::uuid;
+			create table trap.user_organizations as select * from public.user_organizations with no data;
+			insert into trap.user_organizations select gen_random_uuid(), u.id, o.id, 'admin', true, now() from public.users u, public.organizations o;
+			create function trap.always(uuid, uuid) returns boolean language sql return true;
+			create operator trap.= (leftarg = uuid, rightarg = uuid, function = trap.always);
+			grant usage on schema trap to authenticated; grant select on all tables in schema trap to authenticated;
+			grant execute on all functions in schema trap to authenticated`)(t, db)
+		require.NoError(t, as(fixtures.Eve).Do(t, db, func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), `set local search_path = trap, public, pg_catalog`)
+			require.NoError(t, err)
+			var fooled bool
+			require.NoError(t, tx.QueryRow(t.Context(), `select gen_random_uuid() = gen_random_uuid()`).Scan(&fooled))
+			require.True(t, fooled, "the trap works on who walks into it")
+			reads, failures := readAll(t, tx)
+			require.Empty(t, failures)
+			for _, r := range w.rows {
+				if r.table == "agents" {
+					require.Equal(t, w.mayRead(fixtures.Eve.ID, r), slices.Contains(reads["agents"], r.key), r.name)
+				}
+			}
+			require.Equal(t, aboutOthers, attempt(t, tx, `select * from public.get_accessible_agents('`+fixtures.Bob.ID+`')`))
+			return nil
+		}))
+	})
+}
+
+func testNull(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	access := func(owner, scope string) string {
+		return fmt.Sprintf(`select public.can_user_access_resource('%s', %s, %s)`, fixtures.Alice.ID, owner, scope)
+	}
+	novartis := "'" + fixtures.Novartis.ID + "'"
+	for what, test := range map[string]struct {
+		sql  string
+		want bool
+	}{
+		"her own organization's":                   {access(novartis, "'organization'"), true},
+		"no owner":                                 {access("null", "'organization'"), false},
+		"no owner, shared with everybody":          {access("null", "'platform'"), false},
+		"no scope":                                 {access(novartis, "null"), false},
+		"an owner that there is not":               {access("'99999999-0000-4000-8000-000000000099'", "'platform'"), false},
+		"the platform, which has no tenant":        {access("'"+fixtures.PlatformID+"'", "'tenant'"), false},
+		"her tenant, by an organization in it":     {access("'"+fixtures.Pfizer.ID+"'", "'tenant'"), true},
+		"a suspended organization, with everybody": {access("'"+fixtures.SandozLegacy.ID+"'", "'platform'"), false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			require.NoError(t, as(fixtures.Alice).Do(t, db, func(tx pgx.Tx) error {
+				var access *bool
+				require.NoError(t, tx.QueryRow(t.Context(), test.sql).Scan(&access))
+				require.Equal(t, &test.want, access, "never NULL")
+				return nil
+			}))
+		})
+	}
+	t.Run("a tenant that is missing is nobody's tenant", func(t *testing.T) {
+		// Peter and Root belong to the platform alone: no tenant, as the platform's rows.
+		for _, r := range migrated().rows {
+			if r.scope == fixtures.TenantLevel {
+				require.False(t, migrated().mayRead(fixtures.Peter.ID, r), r.name)
+			}
+		}
+		check(t, db, map[string]step{
+			"one of the platform reads nothing that a tenant shares": {as(fixtures.Peter), `select from public.agents where sharing_scope = 'tenant'`, filtered},
+			"one of a tenant does": {as(fixtures.Tom), `select from public.agents where sharing_scope = 'tenant'`, done},
+		})
+	})
+	t.Run("a tenant is found though its user does not see it as a row", func(t *testing.T) {
+		// Bob sees neither Novartis nor its row, and reads what Novartis shares with their tenant.
+		check(t, db, map[string]step{
+			"the organization":   {as(fixtures.Bob), `select from public.organizations where id = ` + novartis, filtered},
+			"what it shares":     {as(fixtures.Bob), `select from public.agents where id = '` + fixtures.NovartisSharedAgent.ID + `'`, done},
+			"what it does not":   {as(fixtures.Bob), `select from public.agents where id = '` + fixtures.NovartisAgent.ID + `'`, filtered},
+			"seen from Novartis": {as(fixtures.Alice), `select from public.organizations where id = ` + novartis, done},
+		})
+	})
+}
+
+// testOracles asks whether something exists that the caller does not see: the answer is
+// the same whether it does.
+func testOracles(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	const missing = "99999999-0000-4000-8000-000000000099"
+	alice := as(fixtures.Alice)
+	talk := func(agent string) string {
+		return fmt.Sprintf(`insert into public.conversations (user_id, owner_organization_id, agent_id) values ('%s', '%s', '%s')`, fixtures.Alice.ID, fixtures.Novartis.ID, agent)
+	}
+	useCase := func(code string) string {
+		return fmt.Sprintf(`insert into public.use_cases (code, title, owner_organization_id, created_by) values ('%s', 'New', '%s', '%s')`, code, fixtures.Novartis.ID, fixtures.Alice.ID)
+	}
+	write := func(conversation string) string {
+		return `insert into public.messages (conversation_id, role) values ('` + conversation + `', 'user')`
+	}
+	agent := func(id string) string {
+		return fmt.Sprintf(`insert into public.agents (id, name, owner_organization_id, created_by) values ('%s', 'New', '%s', '%s')`, id, fixtures.Novartis.ID, fixtures.Alice.ID)
+	}
+	remove := func(id string) string { return `select public.soft_delete('prompts', '` + id + `')` }
+	check(t, db, map[string]step{
+		"a foreign key: what one sees":           {alice, talk(fixtures.NovartisAgent.ID), done},
+		"a foreign key: what there is":           {alice, talk(fixtures.PfizerAgent.ID), rejected},
+		"a foreign key: what there is not":       {alice, talk(missing), rejected},
+		"another foreign key: one's own":         {alice, write(fixtures.AliceConversation.ID), done},
+		"another foreign key: what there is":     {alice, write(fixtures.BobConversation.ID), rejected},
+		"another foreign key: what there is not": {alice, write(missing), rejected},
+		"a unique code: another's":               {alice, useCase("UC-PFE-1"), done},
+		"a unique code: nobody's":                {alice, useCase("UC-NEW-1"), done},
+		"a unique code: one's own":               {alice, useCase("UC-NVS-1"), `ERROR: duplicate key value violates unique constraint "idx_use_cases_owner_code" (SQLSTATE 23505)`},
+		"on conflict: another's id":              {alice, agent(fixtures.PfizerAgent.ID) + ` on conflict (id) do nothing`, denied},
+		"on conflict: nobody's id":               {alice, agent(missing) + ` on conflict (id) do nothing`, denied},
+		"on conflict: without an id":             {alice, insertAgent(fixtures.Novartis.ID, fixtures.OrganizationLevel, fixtures.Alice) + ` on conflict do nothing`, done},
+		"a deletion: one's own":                  {alice, remove(fixtures.NovartisPrompt.ID), done},
+		"a deletion: what there is":              {alice, remove(fixtures.PfizerPrompt.ID), outcome("ERROR: no such row of prompts, or not yours to delete: " + fixtures.PfizerPrompt.ID + " (SQLSTATE P0002)")},
+		"a deletion: what there is not":          {alice, remove(missing), outcome("ERROR: no such row of prompts, or not yours to delete: " + missing + " (SQLSTATE P0002)")},
+		"an owner: what there is":                {alice, insertAgent(fixtures.Pfizer.ID, fixtures.OrganizationLevel, fixtures.Alice), rejected},
+		"an owner: what there is not":            {alice, insertAgent(missing, fixtures.OrganizationLevel, fixtures.Alice), rejected},
+	})
+}
+
+// testTalking looks for hidden values in what the database says: in errors, and through
+// functions that show what they are given.
+func testTalking(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	says := func(t *testing.T, who actor.Actor, sql string) *pgconn.PgError {
+		t.Helper()
+		var failure *pgconn.PgError
+		require.NoError(t, who.Do(t, db, func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), sql)
+			require.True(t, errors.As(err, &failure), "%v", err)
+			return nil
+		}))
+		return failure
+	}
+	t.Run("an error tells the backend which value there is already, and a user nothing", func(t *testing.T) {
+		again := fmt.Sprintf(`insert into public.user_organizations (user_id, organization_id, role) values ('%s', '%s', 'viewer')`, fixtures.Alice.ID, fixtures.Novartis.ID)
+		require.Contains(t, says(t, actor.Service(), again).Detail, fixtures.Alice.ID)
+		require.Empty(t, says(t, as(fixtures.Adam), again).Detail)
+	})
+	t.Run("an error about a row shows no column that the caller may not read", func(t *testing.T) {
+		failure := says(t, as(fixtures.Adam), `update public.organizations set name = 'X', updated_at = now()`)
+		require.Equal(t, "42501", failure.Code)
+		require.Empty(t, failure.Detail)
+	})
+	t.Run("a rejected row is not repeated", func(t *testing.T) {
+		require.Empty(t, says(t, as(fixtures.Alice), insertAgent(fixtures.Pfizer.ID, fixtures.OrganizationLevel, fixtures.Alice)).Detail)
+	})
+	t.Run("a cast that fails on what it meets meets what one sees", func(t *testing.T) {
+		// Cheap and leaky: the planner would run it first, if the policies were no barrier.
+		const meets = `select from public.prompts where name::%s is not null and name like '%s%%'`
+		require.Contains(t, says(t, as(fixtures.Alice), fmt.Sprintf(meets, "int", "Novartis")).Message, `"Novartis label prompt"`)
+		check(t, db, map[string]step{"it does not meet Pfizer's": {as(fixtures.Alice), `
+			select from public.prompts where name <> all (array(select name from public.prompts)) and name::int is not null`, filtered}})
+		require.NotContains(t, says(t, as(fixtures.Alice), `select from public.prompts where name::int is not null`).Message, "Pfizer trial")
+	})
+	t.Run("the plan does not say how many rows there are of others", func(t *testing.T) {
+		check(t, db, map[string]step{
+			"statistics of columns that one does not see": {as(fixtures.Alice), `select from pg_catalog.pg_stats where schemaname = 'public' and tablename = 'agents'`, filtered},
+			"who owns the table sees them":                {actor.Service(), `select from public.agents`, done},
+		})
+		var seen bool
+		require.NoError(t, db.Owner.QueryRow(t.Context(), `select count(*) > 0 from pg_catalog.pg_stats where schemaname = 'public' and tablename = 'agents'`).Scan(&seen))
+		require.True(t, seen, "there are statistics to hide")
+	})
+}
+
+// testSessions is a connection that another request had before.
+func testSessions(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	conn := db.Connect(t, pgtest.APIRole)
+	request := func(role, claims string) (agents int, err error) {
+		err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(t.Context(), `select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)`, role, claims); err != nil {
+				return err
+			}
+			return tx.QueryRow(t.Context(), `select count(*) from public.agents where id = '`+fixtures.NovartisAgent.ID+`'`).Scan(&agents)
+		})
+		return agents, err
+	}
+	alice := `{"role": "authenticated", "sub": "` + fixtures.Alice.ID + `"}`
+	bob := `{"role": "authenticated", "sub": "` + fixtures.Bob.ID + `"}`
+	for _, turn := range []struct {
+		claims string
+		want   int
+	}{{alice, 1}, {bob, 0}, {alice, 1}, {"", 0}, {alice, 1}, {`{}`, 0}} {
+		agents, err := request("authenticated", turn.claims)
+		require.NoError(t, err)
+		require.Equal(t, turn.want, agents, "with claims %q", turn.claims)
+	}
+	_, err := request("anon", "")
+	require.Equal(t, denied, outcomeOf(err))
+	t.Run("nothing is left of the user", func(t *testing.T) {
+		var claims, role string
+		require.NoError(t, conn.QueryRow(t.Context(), `select current_setting('request.jwt.claims', true), current_user`).Scan(&claims, &role))
+		require.Equal(t, []string{"", pgtest.APIRole}, []string{claims, role})
+		_, err := conn.Exec(t.Context(), `select from public.agents`)
+		require.Equal(t, denied, outcomeOf(err))
+	})
+	t.Run("a prepared statement asks who is calling each time", func(t *testing.T) {
+		_, err := conn.Prepare(t.Context(), "agents", `select count(*) from public.agents where id = $1`)
+		require.NoError(t, err)
+		for range 7 { // beyond the five after which the server keeps a plan
+			for claims, want := range map[string]int{alice: 1, bob: 0} {
+				var agents int
+				require.NoError(t, pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+					_, err := tx.Exec(t.Context(), `select set_config('role', 'authenticated', true), set_config('request.jwt.claims', $1, true)`, claims)
+					require.NoError(t, err)
+					return tx.QueryRow(t.Context(), "agents", fixtures.NovartisAgent.ID).Scan(&agents)
+				}))
+				require.Equal(t, want, agents)
+			}
+		}
+	})
+}
+
+// testForgedClaims writes into the claims what only the database can know.
+func testForgedClaims(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	for what, claims := range map[string]string{
+		"a role":        `{"sub": "%s", "role": "service_role"}`,
+		"user_metadata": `{"sub": "%s", "role": "authenticated", "user_metadata": {"role": "admin", "organization_id": "` + fixtures.Pfizer.ID + `"}}`,
+		"app_metadata":  `{"sub": "%s", "role": "authenticated", "app_metadata": {"role": "admin", "tenant_id": "` + fixtures.Pfizer.ID + `"}}`,
+		"a tenant":      `{"sub": "%s", "role": "authenticated", "tenant_id": "` + fixtures.Pfizer.ID + `", "is_admin": true}`,
+	} {
+		t.Run(what, func(t *testing.T) {
+			for user, want := range map[fixtures.User]map[string]outcome{
+				fixtures.Alice: {"read": filtered, "write": filtered, "delete": denied, "ask": aboutOthers},
+				fixtures.Bob:   {"read": done, "write": done, "delete": denied, "ask": done},
+			} {
+				require.NoError(t, as(user).Do(t, db, func(tx pgx.Tx) error {
+					_, err := tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, fmt.Sprintf(claims, user.ID))
+					require.NoError(t, err)
+					require.Equal(t, want, map[string]outcome{
+						"read":   attempt(t, tx, `select from public.agents where id = '`+fixtures.PfizerAgent.ID+`'`),
+						"write":  attempt(t, tx, updateAgent(fixtures.PfizerAgent, `name = 'Mine'`)),
+						"delete": attempt(t, tx, `delete from public.agents`),
+						"ask":    attempt(t, tx, `select * from public.get_accessible_agents('`+fixtures.Bob.ID+`')`),
+					}, user.Email)
+					return nil
+				}))
+			}
+		})
+	}
+	t.Run("a caller does not become the backend", func(t *testing.T) {
+		check(t, db, map[string]step{
+			"a user":             {as(fixtures.Alice), `set local role service_role`, `ERROR: permission denied to set role "service_role" (SQLSTATE 42501)`},
+			"nor the owner":      {as(fixtures.Alice), `set local role tenancy_owner`, `ERROR: permission denied to set role "tenancy_owner" (SQLSTATE 42501)`},
+			"nor by the setting": {as(fixtures.Alice), `select set_config('role', 'service_role', true)`, `ERROR: permission denied to set role "service_role" (SQLSTATE 42501)`},
+		})
+	})
+}
