@@ -174,12 +174,12 @@ func mutants() []batch {
 				`eve@novartis.com inserts an agent of Novartis (organization scope)`},
 			"viewers write": {instead("authz.writer_organizations()", "{admin,member}", "{admin,member,viewer}"),
 				`vera@novartis.com inserts an agent of Novartis (organization scope)`},
+			"members share with everybody": {instead("authz.may_share(public.sharing_scope_type,uuid)", "= any (authz.admin_organizations())\n        end", "is not null\n        end"),
+				`alice@novartis.com inserts an agent of Novartis (platform scope) as made by alice@novartis.com: done, and must be rejected`},
 			"a member inserts as somebody else": {policyWithout("agents", "users_create_agents", "created_by = (select auth.uid())"),
 				`alice@novartis.com inserts an agent of Novartis (organization scope) as made by adam@novartis.com: done, and must be rejected`},
 		}),
 		alone(inserting, map[string]mutant{
-			"members share what they insert": {policyWithout("agents", "users_create_agents", "authz.may_share(sharing_scope, owner_organization_id)"),
-				`alice@novartis.com inserts an agent of Novartis (platform scope) as made by alice@novartis.com: done, and must be rejected`},
 			"an insert is not checked": {statement(`alter policy users_create_agents on public.agents with check (true)`),
 				`alice@novartis.com inserts an agent of Pfizer (organization scope) as made by alice@novartis.com: done, and must be rejected`},
 		}),
@@ -200,8 +200,6 @@ func mutants() []batch {
 		alone(deleting, map[string]mutant{
 			"whoever reads a row deletes it": {instead("public.soft_delete(text,uuid)", "r.created_by = auth.uid() and", "true and"),
 				`alice@novartis.com deletes agents "Agent of a former member" of Novartis (organization scope)`},
-			"nobody deletes": {instead("public.soft_delete(text,uuid)", "authz.writer_organizations()", "array[]::uuid[]"),
-				`alice@novartis.com deletes agents "Novartis RA Agent" of Novartis (organization scope)`},
 		}),
 		together(privilegeProblems, map[string]mutant{
 			"who has not signed in may call a helper": {statement(`grant execute on function authz.audiences_of(uuid) to anon`),

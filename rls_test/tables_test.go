@@ -139,6 +139,9 @@ func testDirectory(t *testing.T) {
 	})
 }
 
+// service is the backend, which is nobody.
+var service = fixtures.User{}
+
 // record is what the audit log says of a change.
 type record struct {
 	Action, Table, ID string
@@ -151,96 +154,117 @@ func testAudit(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "success-criteria/security/audit-logging-captures-all-changes", "production-deployment/check-audit-logs")
 	db := secured(t)
-	// records runs a statement as somebody and reads what an admin of Novartis then reads
-	// of it.
-	records := func(t *testing.T, who actor.Actor, sql string) (found []record) {
+	const user, backend = "user", "backend"
+	sessions := map[string]pgx.Tx{}
+	// records runs a statement as somebody, and reads what an admin of Novartis, or the
+	// backend, then reads of it.
+	records := func(t *testing.T, who fixtures.User, sql string) (found []record) {
 		t.Helper()
-		require.NoError(t, who.Do(t, db, func(tx pgx.Tx) error {
-			tag, err := tx.Exec(t.Context(), sql)
-			require.NoError(t, err)
-			require.EqualValues(t, 1, tag.RowsAffected())
-			if who != actor.Service() {
-				claims, err := json.Marshal(map[string]string{"sub": fixtures.Adam.ID})
-				require.NoError(t, err)
-				_, err = tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, string(claims))
-				require.NoError(t, err)
+		outer := sessions[user]
+		if who == service {
+			outer = sessions[backend]
+		}
+		tx, err := outer.Begin(t.Context())
+		require.NoError(t, err)
+		defer tx.Rollback(t.Context())
+		become := func(u fixtures.User) {
+			if u == service {
+				return
 			}
-			rows, err := tx.Query(t.Context(), `
-				select action, resource_type, resource_id, user_id::text, actor_role, old_values, new_values
-				from public.audit_logs where created_at >= now() and organization_id = $1 order by id`, fixtures.Novartis.ID)
+			_, err := tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, fmt.Sprintf(`{"sub": "%s"}`, u.ID))
 			require.NoError(t, err)
-			found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[record])
-			return err
-		}))
+		}
+		var last int
+		require.NoError(t, db.Owner.QueryRow(t.Context(), `select max(id) from public.audit_logs`).Scan(&last))
+		become(who)
+		tag, err := tx.Exec(t.Context(), sql)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, tag.RowsAffected())
+		if who != service {
+			become(fixtures.Adam)
+		}
+		rows, err := tx.Query(t.Context(), `
+			select action, resource_type, resource_id, user_id::text, actor_role, old_values, new_values
+			from public.audit_logs where id > $1 and organization_id = $2 order by id`, last, fixtures.Novartis.ID)
+		require.NoError(t, err)
+		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[record])
+		require.NoError(t, err)
 		return found
 	}
 	alice, adam := fixtures.Alice.ID, fixtures.Adam.ID
 	agent, conversation := fixtures.NovartisAgent, fixtures.AliceConversation
-	for what, test := range map[string]struct {
-		as   actor.Actor
-		sql  string
-		want record // without an ID where the database makes it
-	}{
-		"an update, with the columns that it changed": {as(fixtures.Alice),
-			`update public.agents set name = 'New', display_name = display_name where id = '` + agent.ID + `'`,
-			record{"UPDATE", "agents", agent.ID, &alice, "authenticated", map[string]any{"name": agent.Name}, map[string]any{"name": "New"}}},
-		"an update by an admin": {as(fixtures.Adam),
-			`update public.agents set sharing_scope = 'tenant' where id = '` + agent.ID + `'`,
-			record{"UPDATE", "agents", agent.ID, &adam, "authenticated",
-				map[string]any{"sharing_scope": "organization", "audience_key": fixtures.Novartis.ID},
-				map[string]any{"sharing_scope": "tenant", "audience_key": "00000001-0000-f000-8000-000000000002"}}},
-		"a former name of the organization": {as(fixtures.Adam), `update public.organizations set name = 'Novartis AG'`,
-			record{"UPDATE", "organizations", fixtures.Novartis.ID, &adam, "authenticated", map[string]any{"name": "Novartis"}, map[string]any{"name": "Novartis AG"}}},
-		"the title of a conversation, without its words": {as(fixtures.Alice), `update public.conversations set title = 'Secret', status = 'archived'`,
-			record{"UPDATE", "conversations", conversation.ID, &alice, "authenticated",
-				map[string]any{"title": "(private)", "status": "active"}, map[string]any{"title": "(private)", "status": "archived"}}},
-		"a promotion": {as(fixtures.Adam), `update public.user_organizations set role = 'admin' where user_id = '` + alice + `'`,
-			record{"UPDATE", "user_organizations", "", &adam, "authenticated", map[string]any{"role": "member"}, map[string]any{"role": "admin"}}},
-		"what the backend changes, by whom nobody knows": {actor.Service(), `update public.agents set name = 'New' where id = '` + agent.ID + `'`,
-			record{"UPDATE", "agents", agent.ID, nil, "service_role", map[string]any{"name": agent.Name}, map[string]any{"name": "New"}}},
-	} {
-		t.Run(what, func(t *testing.T) {
-			found := records(t, test.as, test.sql)
-			require.Len(t, found, 1)
-			if test.want.ID == "" {
-				found[0].ID = ""
+	require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+		sessions[backend] = tx
+		return as(fixtures.Alice).Do(t, db, func(tx pgx.Tx) error {
+			sessions[user] = tx
+			for what, test := range map[string]struct {
+				as   fixtures.User
+				sql  string
+				want record // without an ID where the database makes it
+			}{
+				"an update, with the columns that it changed": {fixtures.Alice,
+					`update public.agents set name = 'New', display_name = display_name where id = '` + agent.ID + `'`,
+					record{"UPDATE", "agents", agent.ID, &alice, "authenticated", map[string]any{"name": agent.Name}, map[string]any{"name": "New"}}},
+				"an update by an admin": {fixtures.Adam,
+					`update public.agents set sharing_scope = 'tenant' where id = '` + agent.ID + `'`,
+					record{"UPDATE", "agents", agent.ID, &adam, "authenticated",
+						map[string]any{"sharing_scope": "organization", "audience_key": fixtures.Novartis.ID},
+						map[string]any{"sharing_scope": "tenant", "audience_key": "00000001-0000-f000-8000-000000000002"}}},
+				"a former name of the organization": {fixtures.Adam, `update public.organizations set name = 'Novartis AG'`,
+					record{"UPDATE", "organizations", fixtures.Novartis.ID, &adam, "authenticated", map[string]any{"name": "Novartis"}, map[string]any{"name": "Novartis AG"}}},
+				"the title of a conversation, without its words": {fixtures.Alice, `update public.conversations set title = 'Secret', status = 'archived'`,
+					record{"UPDATE", "conversations", conversation.ID, &alice, "authenticated",
+						map[string]any{"title": "(private)", "status": "active"}, map[string]any{"title": "(private)", "status": "archived"}}},
+				"a promotion": {fixtures.Adam, `update public.user_organizations set role = 'admin' where user_id = '` + alice + `'`,
+					record{"UPDATE", "user_organizations", "", &adam, "authenticated", map[string]any{"role": "member"}, map[string]any{"role": "admin"}}},
+				"what the backend changes, by whom nobody knows": {service, `update public.agents set name = 'New' where id = '` + agent.ID + `'`,
+					record{"UPDATE", "agents", agent.ID, nil, "service_role", map[string]any{"name": agent.Name}, map[string]any{"name": "New"}}},
+			} {
+				t.Run(what, func(t *testing.T) {
+					found := records(t, test.as, test.sql)
+					require.Len(t, found, 1)
+					if test.want.ID == "" {
+						found[0].ID = ""
+					}
+					require.Equal(t, test.want, found[0])
+				})
 			}
-			require.Equal(t, test.want, found[0])
+			for what, test := range map[string]struct {
+				as             fixtures.User
+				sql            string
+				action, table  string
+				user           *string
+				oldHas, newHas map[string]any
+			}{
+				"an insert": {fixtures.Alice,
+					fmt.Sprintf(`insert into public.agents (name, owner_organization_id, created_by) values ('New', '%s', '%s')`, fixtures.Novartis.ID, alice),
+					"INSERT", "agents", &alice, nil, map[string]any{"name": "New", "owner_organization_id": fixtures.Novartis.ID, "created_by": alice}},
+				"a soft deletion": {fixtures.Alice, `select public.soft_delete('agents', '` + agent.ID + `')`,
+					"SOFT_DELETE", "agents", &alice, map[string]any{"deleted_at": nil}, nil},
+				"a deletion, with all that was there": {service, `delete from public.agents where id = '` + fixtures.NovartisDraft.ID + `'`,
+					"DELETE", "agents", nil, map[string]any{"name": fixtures.NovartisDraft.Name, "created_by": alice}, nil},
+				"a member's end": {fixtures.Adam, `delete from public.user_organizations where user_id = '` + alice + `'`,
+					"DELETE", "user_organizations", &adam, map[string]any{"user_id": alice, "role": "member"}, nil},
+				"a message, without its words": {fixtures.Alice, `insert into public.messages (conversation_id, role, content) values ('` + conversation.ID + `', 'user', 'Secret')`,
+					"INSERT", "messages", &alice, nil, map[string]any{"content": "(private)", "role": "user", "conversation_id": conversation.ID}},
+			} {
+				t.Run(what, func(t *testing.T) {
+					found := records(t, test.as, test.sql)
+					require.Len(t, found, 1)
+					require.Equal(t, []any{test.action, test.table, test.user}, []any{found[0].Action, found[0].Table, found[0].User})
+					require.Subset(t, found[0].Old, test.oldHas)
+					require.Subset(t, found[0].New, test.newHas)
+					text, err := json.Marshal(found)
+					require.NoError(t, err)
+					require.NotContains(t, string(text), "Secret")
+				})
+			}
+			t.Run("what changes nothing leaves no record", func(t *testing.T) {
+				require.Empty(t, records(t, fixtures.Alice, `update public.agents set name = name where id = '`+agent.ID+`'`))
+			})
+			return nil
 		})
-	}
-	for what, test := range map[string]struct {
-		as             actor.Actor
-		sql            string
-		action, table  string
-		user           *string
-		oldHas, newHas map[string]any
-	}{
-		"an insert": {as(fixtures.Alice),
-			fmt.Sprintf(`insert into public.agents (name, owner_organization_id, created_by) values ('New', '%s', '%s')`, fixtures.Novartis.ID, alice),
-			"INSERT", "agents", &alice, nil, map[string]any{"name": "New", "owner_organization_id": fixtures.Novartis.ID, "created_by": alice}},
-		"a soft deletion": {as(fixtures.Alice), `select public.soft_delete('agents', '` + agent.ID + `')`,
-			"SOFT_DELETE", "agents", &alice, map[string]any{"deleted_at": nil}, nil},
-		"a deletion, with all that was there": {actor.Service(), `delete from public.agents where id = '` + fixtures.NovartisDraft.ID + `'`,
-			"DELETE", "agents", nil, map[string]any{"name": fixtures.NovartisDraft.Name, "created_by": alice}, nil},
-		"a member's end": {as(fixtures.Adam), `delete from public.user_organizations where user_id = '` + alice + `'`,
-			"DELETE", "user_organizations", &adam, map[string]any{"user_id": alice, "role": "member"}, nil},
-		"a message, without its words": {as(fixtures.Alice), `insert into public.messages (conversation_id, role, content) values ('` + conversation.ID + `', 'user', 'Secret')`,
-			"INSERT", "messages", &alice, nil, map[string]any{"content": "(private)", "role": "user", "conversation_id": conversation.ID}},
-	} {
-		t.Run(what, func(t *testing.T) {
-			found := records(t, test.as, test.sql)
-			require.Len(t, found, 1)
-			require.Equal(t, []any{test.action, test.table, test.user}, []any{found[0].Action, found[0].Table, found[0].User})
-			require.Subset(t, found[0].Old, test.oldHas)
-			require.Subset(t, found[0].New, test.newHas)
-			text, err := json.Marshal(found)
-			require.NoError(t, err)
-			require.NotContains(t, string(text), "Secret")
-		})
-	}
-	t.Run("what changes nothing leaves no record", func(t *testing.T) {
-		require.Empty(t, records(t, as(fixtures.Alice), `update public.agents set name = name where id = '`+agent.ID+`'`))
-	})
+	}))
 
 	const forge = `insert into public.audit_logs (actor_role, action, resource_type) values ('x', 'INSERT', 'agents')`
 	steps := map[string]step{"the backend reads it": {actor.Service(), `select from public.audit_logs`, done}}
