@@ -82,6 +82,7 @@ func testWriters(t *testing.T) {
 	for name, test := range map[string]struct {
 		begun, then string // before the backfill comes, and while it waits
 		want        map[string]row
+		joined      int // members that the platform has got
 	}{
 		"changes rows that are being filled": {
 			locked("agents", fixtures.NovartisAgent) + locked("agents", fixtures.PharmaAgent) + locked("agents", fixtures.MayoAgent) +
@@ -97,7 +98,7 @@ func testWriters(t *testing.T) {
 				"agents " + fixtures.MayoAgent.Name:     derive(novartis, fixtures.TenantLevel),
 				"knowledge_documents Renamed":           derive(fixtures.MayoClinic.ID, fixtures.OrganizationLevel),
 				"prompts " + fixtures.PfizerPrompt.Name: {},
-			}},
+			}, 0},
 		"has made rows, and not committed them yet": {
 			`insert into public.prompts (name, created_by) values ('Late', '` + fixtures.Bob.ID + `');
 			 insert into public.agents (name, tenant_id, metadata) values ('Late', '` + old + `', '{"is_public": "true"}');
@@ -107,15 +108,15 @@ func testWriters(t *testing.T) {
 				"prompts Late":       derive(pfizer, fixtures.OrganizationLevel),
 				"agents Late":        derive(fixtures.PlatformID, fixtures.PlatformLevel),
 				"conversations Late": derive(fixtures.MayoClinic.ID, ""),
-			}},
+			}, 0},
 		"has made an organization, and then writes for it": {
 			`insert into public.organizations (id, name, tenant_key) values ('` + roche + `', 'Roche', 'pharma')`,
 			`insert into public.prompts (name, tenant_id, metadata) values ('Of Roche', '` + roche + `', '{"is_tenant_shared": true}')`,
-			map[string]row{"prompts Of Roche": {roche, "tenant", fixtures.Pharmaceuticals.ID, shared(fixtures.Pharmaceuticals.ID)}}},
+			map[string]row{"prompts Of Roche": {roche, "tenant", fixtures.Pharmaceuticals.ID, shared(fixtures.Pharmaceuticals.ID)}}, 0},
 		"has let somebody into the platform, who then writes for it": {
 			`insert into public.user_organizations (user_id, organization_id) values ('` + fixtures.Nobody.ID + `', '` + old + `')`,
 			`insert into public.agents (name, tenant_id) values ('By the new member', '` + old + `')`,
-			map[string]row{"agents By the new member": derive(fixtures.PlatformID, fixtures.OrganizationLevel)}},
+			map[string]row{"agents By the new member": derive(fixtures.PlatformID, fixtures.OrganizationLevel)}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -135,7 +136,8 @@ func testWriters(t *testing.T) {
 				}
 			}
 			require.Empty(t, ask(t, db, "nulls_in_organizations"))
-			require.Equal(t, []int{0}, query[int](t, db, `select count(*) from public.user_organizations where organization_id = $1`, old))
+			require.Equal(t, []int{2 + test.joined}, query[int](t, db, `select count(*) from public.user_organizations where organization_id = $1`, fixtures.PlatformID),
+				"Root, Peter, and who has joined them")
 		})
 	}
 }

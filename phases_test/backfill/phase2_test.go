@@ -758,6 +758,7 @@ func testCorrections(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		phasetest.Exec(t, db, `update public.organizations set slug = 'novartis-ag' where id = $1`, fixtures.Novartis.ID)
+		phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, biotech, pharma)
 		phasetest.Exec(t, db, `update public.organizations set parent_organization_id = $1 where id = $2`, digital, biotech)
 		phasetest.Exec(t, db, `update public.agents set sharing_scope = 'organization' where id = $1`, fixtures.NovartisSharedAgent.ID)
 		phasetest.Exec(t, db, `update public.agents set sharing_scope = 'platform' where id = $1`, fixtures.PlatformAgent.ID)

@@ -364,6 +364,15 @@ func testDerived(t *testing.T) {
 			require.Equal(t, test.want, ask(t, test.sql+` returning owner_tenant_id::text, audience_key::text`, test.args...))
 		})
 	}
+	t.Run("resources: forged, and nothing else changed", func(t *testing.T) {
+		tx := rolledBack(t, db)
+		_, err := tx.Exec(t.Context(), `update public.agents set owner_organization_id = $1, sharing_scope = 'organization' where id = $2`, novartis, fixtures.NovartisAgent.ID)
+		require.NoError(t, err)
+		var got derived
+		require.NoError(t, tx.QueryRow(t.Context(), `update public.agents set owner_tenant_id = $1, audience_key = $2 where id = $3 returning owner_tenant_id::text, audience_key::text`,
+			other, mayo, fixtures.NovartisAgent.ID).Scan(&got.First, &got.Second))
+		require.Equal(t, derived{tenant, novartis}, got)
+	})
 	t.Run("every resource table derives it, and only those", func(t *testing.T) {
 		rows, err := db.Owner.Query(t.Context(), `select tgrelid::regclass::text from pg_trigger where tgfoid = 'tenancy.set_audience()'::regprocedure and tgenabled = 'O'`)
 		require.NoError(t, err)
