@@ -1,11 +1,14 @@
 package constraints_test
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
@@ -15,6 +18,9 @@ import (
 // asBackfill lets the statements after it write what triggers would derive.
 const asBackfill = `select set_config('tenancy.backfill', 'on', true);`
 
+// raised ends a message. What an error quotes of the file does not end so.
+const raised = " (SQLSTATE P0001)"
+
 func testRefusals(t *testing.T) {
 	t.Parallel()
 	t.Run("Dirty data", testDirtyData)
@@ -22,23 +28,23 @@ func testRefusals(t *testing.T) {
 
 	t.Run("phase 2 is missing", func(t *testing.T) {
 		t.Parallel()
-		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase1, fixtures.World()...), schema.Phase3, "phase 3 needs phase 2, which is not complete here")
+		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase1, fixtures.World()...), schema.Phase3, "phase 3 needs phase 2, which is not complete here"+raised)
 	})
 	t.Run("phase 2 has begun and not ended", func(t *testing.T) {
 		t.Parallel()
 		db := phase2(t)
 		phasetest.Exec(t, db, `delete from tenancy.completed_phase where phase = 2`)
-		phasetest.RefusesMigration(t, db, schema.Phase3, "phase 3 needs phase 2, which is not complete here")
+		phasetest.RefusesMigration(t, db, schema.Phase3, "phase 3 needs phase 2, which is not complete here"+raised)
 	})
 	t.Run("phase 4 is complete, and its privileges would go", func(t *testing.T) {
 		t.Parallel()
-		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase4, fixtures.World()...), schema.Phase3, "phase 4 is complete")
+		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase4, fixtures.World()...), schema.Phase3, "phase 4 is complete, and phase 3 would take back privileges that it gave"+raised)
 	})
 	t.Run("another migration is running", func(t *testing.T) {
 		t.Parallel()
 		db := phase2(t)
 		hold(t, db, `select pg_advisory_xact_lock(hashtextextended('tenancy.migration', 0))`)
-		phasetest.RefusesMigration(t, db, schema.Phase3, "another migration of this database is running")
+		phasetest.RefusesMigration(t, db, schema.Phase3, "another migration of this database is running"+raised)
 	})
 	t.Run("a role that does not own a table", func(t *testing.T) {
 		t.Parallel()
@@ -58,54 +64,52 @@ func testRefusals(t *testing.T) {
 func testDirtyData(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "phase-3/validate-all-null-values-fixed", "phase-3/validate-hierarchy-constraints", "phase-3/validate-foreign-keys")
-	everything := ""
-	tests := map[string]struct{ dirt, message string }{
-		"an organization without a type": {`update public.organizations set organization_type = null where slug = 'kaiser-permanente'`,
-			"1 organizations without a type"},
-		"an organization with an empty slug": {`update public.organizations set slug = '' where slug = 'mayo-clinic'`,
-			"1 organizations without a slug"},
-		"a platform with a parent": {`update public.organizations set parent_organization_id = '` + fixtures.Pharmaceuticals.ID + `' where slug = 'vital-platform'`,
-			"1 platforms with a parent, or others without one"},
-		"a second platform": {`update public.organizations set organization_type = 'platform', parent_organization_id = null where slug = 'digital-health'`,
-			"1 platforms beyond the one"},
-		"an organization below another": {`update public.organizations set parent_organization_id = '` + fixtures.Pfizer.ID + `' where slug = 'novartis'`,
-			"1 organizations whose parent is not one level above them"},
-		"two live organizations with one slug": {`update public.organizations set slug = 'pfizer' where slug = 'sandoz-legacy'`,
-			"1 slugs that two live organizations have"},
-		"a membership with a role that nobody knows": {`update public.user_organizations set role = 'owner' where user_id = '` + fixtures.Alice.ID + `'`,
-			"1 memberships with a role that is none of admin, member, viewer"},
-		"rows without an owner": {asBackfill + `update public.prompts set owner_organization_id = null where id = '` + fixtures.PfizerPrompt.ID + `'`,
-			"1 rows of prompts without an owner that exists"},
-		"rows of an owner that is gone": {asBackfill + `update public.conversations set owner_organization_id = '` + fixtures.Alice.ID + `' where id in ('` + fixtures.BobConversation.ID + `', '` + fixtures.TessConversation.ID + `')`,
-			"2 rows of conversations without an owner that exists"},
-		"rows without a scope": {asBackfill + `update public.capabilities set sharing_scope = null where id = '` + fixtures.MayoCapability.ID + `'`,
-			"1 rows of capabilities without a scope, or not shared as their scope says"},
-		"rows that others may read than their scope says": {asBackfill + `update public.knowledge_documents set audience_key = '` + sharedKey(fixtures.PlatformID) + `' where id = '` + fixtures.PfizerDocument.ID + `'`,
-			"1 rows of knowledge_documents without a scope, or not shared as their scope says"},
-	}
 	f, err := schema.Migration(schema.Phase3)
 	require.NoError(t, err)
-	for name, test := range tests {
-		everything += test.dirt + ";"
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := phase2(t)
+	db := phase2(t)
+	definitions := phasetest.Catalog(t, db)
+	// One after the other: the dirt stays.
+	tests := []struct{ name, dirt, message string }{
+		{"rows without an owner", asBackfill + `update public.prompts set owner_organization_id = null where id = '` + fixtures.PfizerPrompt.ID + `'`,
+			"1 rows of prompts without an owner that exists"},
+		{"rows of an owner that is gone", asBackfill + `update public.conversations set owner_organization_id = '` + fixtures.Alice.ID + `' where id in ('` + fixtures.BobConversation.ID + `', '` + fixtures.TessConversation.ID + `')`,
+			"2 rows of conversations without an owner that exists"},
+		{"rows without a scope", asBackfill + `update public.capabilities set sharing_scope = null where id = '` + fixtures.MayoCapability.ID + `'`,
+			"1 rows of capabilities without a scope, or not shared as their scope says"},
+		{"rows that others may read than their scope says", asBackfill + `update public.knowledge_documents set audience_key = '` + sharedKey(fixtures.PlatformID) + `' where id = '` + fixtures.PfizerDocument.ID + `'`,
+			"1 rows of knowledge_documents without a scope, or not shared as their scope says"},
+		{"rows whose tenant is not their owner's", asBackfill + `update public.workflows set owner_tenant_id = '` + fixtures.DigitalHealth.ID + `' where id = '` + fixtures.PfizerWorkflow.ID + `'`,
+			"1 rows of workflows without a scope, or not shared as their scope says"},
+		{"a membership with a role that nobody knows", `update public.user_organizations set role = 'owner' where user_id = '` + fixtures.Alice.ID + `'`,
+			"1 memberships with a role that is none of admin, member, viewer"},
+		{"an organization with an empty slug", `update public.organizations set slug = '' where slug = 'mayo-clinic'`,
+			"1 organizations without a slug"},
+		{"two live organizations with one slug", `update public.organizations set slug = 'pfizer' where slug = 'sandoz-legacy'`,
+			"1 slugs that two live organizations have"},
+		{"an organization below another", `update public.organizations set parent_organization_id = '` + fixtures.Pfizer.ID + `' where slug = 'novartis'`,
+			"1 organizations whose parent is not one level above them"},
+		{"an organization without a type", `update public.organizations set organization_type = null where slug = 'kaiser-permanente'`,
+			"1 organizations without a type"},
+		{"a platform with a parent", `update public.organizations set parent_organization_id = '` + fixtures.Pharmaceuticals.ID + `' where slug = 'vital-platform'`,
+			"1 platforms with a parent, or others without one"},
+		{"a second platform", `update public.organizations set organization_type = 'platform', parent_organization_id = null where slug = 'digital-health'`,
+			"1 platforms beyond the one"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
 			phasetest.Exec(t, db, test.dirt)
-			_, err := db.Run(t, f)
-			require.ErrorContains(t, err, "the data is not ready for constraints:\n")
-			require.ErrorContains(t, err, "\n  "+test.message)
+			rows := phasetest.Data(t, db)
+			require.Contains(t, problemsOf(t, db, f), test.message)
+			require.Empty(t, catalog.Diff(rows, phasetest.Data(t, db)))
 		})
 	}
-	t.Run("all of it at once: each is named, and nothing is applied", func(t *testing.T) {
-		t.Parallel()
-		db := phase2(t)
-		phasetest.Exec(t, db, everything)
-		phasetest.Refuses(t, db, f, "the data is not ready for constraints")
-		_, err := db.Run(t, f)
+	t.Run("all of it at once, of which each is named, and nothing is applied", func(t *testing.T) {
+		all := strings.Join(problemsOf(t, db, f), "\n")
 		for _, test := range tests {
 			// How many depends on what else is wrong with a row.
-			require.ErrorContains(t, err, test.message[2:])
+			require.Contains(t, all, test.message[2:])
 		}
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
 	})
 	t.Run("a deleted organization's slug is nobody's", func(t *testing.T) {
 		t.Parallel()
@@ -113,6 +117,17 @@ func testDirtyData(t *testing.T) {
 		phasetest.Exec(t, db, `update public.organizations set slug = 'pfizer', deleted_at = now() where slug = 'sandoz-legacy'`)
 		db.Migrate(t, schema.Phase3)
 	})
+}
+
+// problemsOf runs a migration that must refuse the data, and returns what it says is wrong with it.
+func problemsOf(t *testing.T, db *pgtest.DB, f schema.File) []string {
+	t.Helper()
+	_, err := db.Run(t, f)
+	var refusal *pgconn.PgError
+	require.ErrorAs(t, err, &refusal)
+	problems, ok := strings.CutPrefix(refusal.Message, "the data is not ready for constraints:\n  ")
+	require.True(t, ok, "%v", err)
+	return strings.Split(problems, "\n  ")
 }
 
 func testTakenNames(t *testing.T) {
