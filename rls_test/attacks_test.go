@@ -57,7 +57,8 @@ func testAttacksByWriting(t *testing.T) {
 	joins := func(user fixtures.User, o fixtures.Organization) string {
 		return fmt.Sprintf(`insert into public.user_organizations (user_id, organization_id, role) values ('%s', '%s', 'admin')`, user.ID, o.ID)
 	}
-	for name, steps := range map[string]map[string]step{
+	all := map[string]step{}
+	for attack, steps := range map[string]map[string]step{
 		"sharing on insert": {
 			"a member does not share with the tenant": {alice, insertAgent(fixtures.Novartis.ID, tenant, fixtures.Alice), rejected},
 			"an admin does":                            {adam, insertAgent(fixtures.Novartis.ID, tenant, fixtures.Adam), done},
@@ -130,11 +131,11 @@ func testAttacksByWriting(t *testing.T) {
 			"an admin of Pfizer makes him one": {paula, joins(fixtures.Nobody, fixtures.Pfizer), done},
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			check(t, db, steps)
-		})
+		for what, s := range steps {
+			all[attack+": "+what] = s
+		}
 	}
+	check(t, db, all)
 }
 
 // testOldPolicies is about the policies of the old application, of which one is in
@@ -323,7 +324,7 @@ func testNull(t *testing.T) {
 		return fmt.Sprintf(`select public.can_user_access_resource('%s', %s, %s)`, fixtures.Alice.ID, owner, scope)
 	}
 	novartis := "'" + fixtures.Novartis.ID + "'"
-	for what, test := range map[string]struct {
+	questions := map[string]struct {
 		sql  string
 		want bool
 	}{
@@ -335,36 +336,28 @@ func testNull(t *testing.T) {
 		"the platform, which has no tenant":        {access("'"+fixtures.PlatformID+"'", "'tenant'"), false},
 		"her tenant, by an organization in it":     {access("'"+fixtures.Pfizer.ID+"'", "'tenant'"), true},
 		"a suspended organization, with everybody": {access("'"+fixtures.SandozLegacy.ID+"'", "'platform'"), false},
-	} {
-		t.Run(what, func(t *testing.T) {
-			require.NoError(t, as(fixtures.Alice).Do(t, db, func(tx pgx.Tx) error {
+	}
+	require.NoError(t, as(fixtures.Alice).Do(t, db, func(tx pgx.Tx) error {
+		for what, test := range questions {
+			t.Run(what, func(t *testing.T) {
 				var access *bool
 				require.NoError(t, tx.QueryRow(t.Context(), test.sql).Scan(&access))
 				require.Equal(t, &test.want, access, "never NULL")
-				return nil
-			}))
-		})
-	}
-	t.Run("a tenant that is missing is nobody's tenant", func(t *testing.T) {
-		// Peter and Root belong to the platform alone: no tenant, as the platform's rows.
-		for _, r := range migrated().rows {
-			if r.scope == fixtures.TenantLevel {
-				require.False(t, migrated().mayRead(fixtures.Peter.ID, r), r.name)
-			}
+			})
 		}
-		check(t, db, map[string]step{
-			"one of the platform reads nothing that a tenant shares": {as(fixtures.Peter), `select from public.agents where sharing_scope = 'tenant'`, filtered},
-			"one of a tenant does": {as(fixtures.Tom), `select from public.agents where sharing_scope = 'tenant'`, done},
-		})
-	})
-	t.Run("a tenant is found though its user does not see it as a row", func(t *testing.T) {
-		// Bob sees neither Novartis nor its row, and reads what Novartis shares with their tenant.
-		check(t, db, map[string]step{
-			"the organization":   {as(fixtures.Bob), `select from public.organizations where id = ` + novartis, filtered},
-			"what it shares":     {as(fixtures.Bob), `select from public.agents where id = '` + fixtures.NovartisSharedAgent.ID + `'`, done},
-			"what it does not":   {as(fixtures.Bob), `select from public.agents where id = '` + fixtures.NovartisAgent.ID + `'`, filtered},
-			"seen from Novartis": {as(fixtures.Alice), `select from public.organizations where id = ` + novartis, done},
-		})
+		return nil
+	}))
+	// Peter and Root belong to the platform alone: they have no tenant, as the platform's
+	// rows. Bob does not see Novartis, and reads what it shares with their tenant: a
+	// tenant is found though its user does not see the row that says so.
+	agent := func(r fixtures.Resource) string { return `select from public.agents where id = '` + r.ID + `'` }
+	check(t, db, map[string]step{
+		"one of the platform reads nothing that a tenant shares": {as(fixtures.Peter), `select from public.agents where sharing_scope = 'tenant'`, filtered},
+		"one of a tenant does":                   {as(fixtures.Tom), `select from public.agents where sharing_scope = 'tenant'`, done},
+		"a neighbour's organization is not seen": {as(fixtures.Bob), `select from public.organizations where id = ` + novartis, filtered},
+		"what it shares is":                      {as(fixtures.Bob), agent(fixtures.NovartisSharedAgent), done},
+		"what it does not share is not":          {as(fixtures.Bob), agent(fixtures.NovartisAgent), filtered},
+		"one's own organization is":              {as(fixtures.Alice), `select from public.organizations where id = ` + novartis, done},
 	})
 }
 
@@ -510,18 +503,19 @@ func testSessions(t *testing.T) {
 func testForgedClaims(t *testing.T) {
 	t.Parallel()
 	db := secured(t)
-	for what, claims := range map[string]string{
+	forged := map[string]string{
 		"a role":        `{"sub": "%s", "role": "service_role"}`,
 		"user_metadata": `{"sub": "%s", "role": "authenticated", "user_metadata": {"role": "admin", "organization_id": "` + fixtures.Pfizer.ID + `"}}`,
 		"app_metadata":  `{"sub": "%s", "role": "authenticated", "app_metadata": {"role": "admin", "tenant_id": "` + fixtures.Pfizer.ID + `"}}`,
 		"a tenant":      `{"sub": "%s", "role": "authenticated", "tenant_id": "` + fixtures.Pfizer.ID + `", "is_admin": true}`,
+	}
+	for user, want := range map[fixtures.User]map[string]outcome{
+		fixtures.Alice: {"read": filtered, "write": filtered, "delete": denied, "ask": aboutOthers},
+		fixtures.Bob:   {"read": done, "write": done, "delete": denied, "ask": done},
 	} {
-		t.Run(what, func(t *testing.T) {
-			for user, want := range map[fixtures.User]map[string]outcome{
-				fixtures.Alice: {"read": filtered, "write": filtered, "delete": denied, "ask": aboutOthers},
-				fixtures.Bob:   {"read": done, "write": done, "delete": denied, "ask": done},
-			} {
-				require.NoError(t, as(user).Do(t, db, func(tx pgx.Tx) error {
+		require.NoError(t, as(user).Do(t, db, func(tx pgx.Tx) error {
+			for what, claims := range forged {
+				t.Run(what+" of "+user.Email, func(t *testing.T) {
 					_, err := tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, fmt.Sprintf(claims, user.ID))
 					require.NoError(t, err)
 					require.Equal(t, want, map[string]outcome{
@@ -529,11 +523,11 @@ func testForgedClaims(t *testing.T) {
 						"write":  attempt(t, tx, updateAgent(fixtures.PfizerAgent, `name = 'Mine'`)),
 						"delete": attempt(t, tx, `delete from public.agents`),
 						"ask":    attempt(t, tx, `select * from public.get_accessible_agents('`+fixtures.Bob.ID+`')`),
-					}, user.Email)
-					return nil
-				}))
+					})
+				})
 			}
-		})
+			return nil
+		}))
 	}
 	t.Run("a caller does not become the backend", func(t *testing.T) {
 		check(t, db, map[string]step{
