@@ -204,11 +204,11 @@ from public.get_accessible_agents((select id from public.users order by created_
 -- box: production-deployment/verify-phase-3-in-production/test-helper-functions
 -- box: success-criteria/schema-updated/all-functions-working
 -- expect: none
--- What is private to an organization, or shared with a tenant, and offered to who does not belong there; for the hundred
--- users who came first.
+-- What is private to an organization, or shared with a tenant, and offered to who does not belong there: of the first
+-- thousand agents of each of the hundred users who came first.
 select u.id as user_id, a.agent_id, a.agent_name, a.sharing_scope, a.owner_organization_id
 from (select id from public.users order by created_at, id limit 100) as u
-cross join lateral public.get_accessible_agents(u.id) as a
+cross join lateral public.get_accessible_agents(u.id, 1000) as a
 join public.organizations owner on owner.id = a.owner_organization_id
 where a.sharing_scope <> 'platform'
   and not exists (
