@@ -24,28 +24,15 @@ const raised = " (SQLSTATE P0001)"
 func testRefusals(t *testing.T) {
 	t.Parallel()
 	t.Run("Dirty data", testDirtyData)
-	t.Run("Names that are taken", testTakenNames)
-
 	t.Run("phase 2 is missing", func(t *testing.T) {
 		t.Parallel()
 		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase1, fixtures.World()...), schema.Phase3, "phase 3 needs phase 2, which is not complete here"+raised)
-	})
-	t.Run("phase 2 has begun and not ended", func(t *testing.T) {
-		t.Parallel()
-		db := phase2(t)
-		phasetest.Exec(t, db, `delete from tenancy.completed_phase where phase = 2`)
-		phasetest.RefusesMigration(t, db, schema.Phase3, "phase 3 needs phase 2, which is not complete here"+raised)
 	})
 	t.Run("phase 4 is complete, and its privileges would go", func(t *testing.T) {
 		t.Parallel()
 		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase4, fixtures.World()...), schema.Phase3, "phase 4 is complete, and phase 3 would take back privileges that it gave"+raised)
 	})
-	t.Run("another migration is running", func(t *testing.T) {
-		t.Parallel()
-		db := phase2(t)
-		hold(t, db, `select pg_advisory_xact_lock(hashtextextended('tenancy.migration', 0))`)
-		phasetest.RefusesMigration(t, db, schema.Phase3, "another migration of this database is running"+raised)
-	})
+
 	t.Run("a role that does not own a table", func(t *testing.T) {
 		t.Parallel()
 		db := phase2(t)
@@ -53,11 +40,53 @@ func testRefusals(t *testing.T) {
 		require.NoError(t, err)
 		phasetest.RefusesMigration(t, db, schema.Phase3, "phase 3 must run as the owner of the tables, whom row level security does not hold; tenancy_owner is not that for public.prompts")
 	})
-	t.Run("an owner from whom row level security hides rows", func(t *testing.T) {
-		t.Parallel()
-		db := phase2(t)
-		phasetest.Exec(t, db, `alter table public.agents force row level security`)
-		phasetest.RefusesMigration(t, db, schema.Phase3, "tenancy_owner is not that for public.agents")
+
+	// One after the other, each mended before the next.
+	db := phase2(t)
+	before := phasetest.Catalog(t, db)
+	for _, test := range []struct{ name, obstacle, message, mend string }{
+		{"phase 2 has begun and not ended", `delete from tenancy.completed_phase where phase = 2`,
+			"phase 3 needs phase 2, which is not complete here" + raised,
+			`insert into tenancy.completed_phase (phase) values (2)`},
+		{"an owner from whom row level security hides rows", `alter table public.agents force row level security`,
+			"tenancy_owner is not that for public.agents",
+			`alter table public.agents no force row level security`},
+		{"names of functions, tables, views and schemas that are taken", `
+			create function public.get_accessible_agents(integer) returns integer language sql return 1;
+			create table public.audit_logs (id integer);
+			create view public.organization_stats as select 1 as n;
+			create schema audit`,
+			"they are there already: public.audit_logs, public.get_accessible_agents(integer), public.organization_stats, schema audit",
+			`drop function public.get_accessible_agents(integer);
+			drop table public.audit_logs;
+			drop view public.organization_stats;
+			drop schema audit`},
+		{"the name of an index that one of another shape has", `create index idx_agents_org_list on public.agents (owner_organization_id)`,
+			"there is another idx_agents_org_list already: CREATE INDEX idx_agents_org_list ON public.agents USING btree (owner_organization_id)",
+			`drop index public.idx_agents_org_list`},
+		{"the name of an index that something else has", `create sequence public.idx_prompts_owner`,
+			"there is another idx_prompts_owner already: not an index",
+			`drop sequence public.idx_prompts_owner`},
+		{"the name of a constraint that is taken", `alter table public.workflows add constraint fk_workflows_owner foreign key (owner_organization_id) references public.organizations (id) on delete cascade`,
+			"there is another constraint fk_workflows_owner of public.workflows already: FOREIGN KEY (owner_organization_id) REFERENCES public.organizations(id) ON DELETE CASCADE",
+			`alter table public.workflows drop constraint fk_workflows_owner`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			phasetest.Exec(t, db, test.obstacle)
+			phasetest.RefusesMigration(t, db, schema.Phase3, test.message)
+			phasetest.Exec(t, db, test.mend)
+		})
+	}
+	t.Run("another migration is running", func(t *testing.T) {
+		other := hold(t, db, `select pg_advisory_xact_lock(hashtextextended('tenancy.migration', 0))`)
+		phasetest.RefusesMigration(t, db, schema.Phase3, "another migration of this database is running"+raised)
+		other.release(t)
+	})
+	t.Run("and once nothing is in the way it runs", func(t *testing.T) {
+		require.Empty(t, catalog.Diff(before, phasetest.Catalog(t, db)))
+		db.Migrate(t, schema.Phase3)
+		require.Empty(t, constraintProblems(t, db.Owner))
+		require.Empty(t, indexProblems(t, db.Owner))
 	})
 }
 
@@ -128,28 +157,4 @@ func problemsOf(t *testing.T, db *pgtest.DB, f schema.File) []string {
 	problems, ok := strings.CutPrefix(refusal.Message, "the data is not ready for constraints:\n  ")
 	require.True(t, ok, "%v", err)
 	return strings.Split(problems, "\n  ")
-}
-
-func testTakenNames(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct{ taken, message string }{
-		"of functions, tables, views and schemas": {`
-			create function public.get_accessible_agents(integer) returns integer language sql return 1;
-			create table public.audit_logs (id integer);
-			create view public.organization_stats as select 1 as n;
-			create schema audit`,
-			"they are there already: public.audit_logs, public.get_accessible_agents(integer), public.organization_stats, schema audit"},
-		"of an index, by one of another shape": {`create index idx_agents_org_list on public.agents (owner_organization_id)`,
-			"there is another idx_agents_org_list already: CREATE INDEX idx_agents_org_list ON public.agents USING btree (owner_organization_id)"},
-		"of an index, by something else": {`create sequence public.idx_prompts_owner`, "there is another idx_prompts_owner already: not an index"},
-		"of a constraint": {`alter table public.workflows add constraint fk_workflows_owner foreign key (owner_organization_id) references public.organizations (id) on delete cascade`,
-			"there is another constraint fk_workflows_owner of public.workflows already: FOREIGN KEY (owner_organization_id) REFERENCES public.organizations(id) ON DELETE CASCADE"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := phase2(t)
-			phasetest.Exec(t, db, test.taken)
-			phasetest.RefusesMigration(t, db, schema.Phase3, test.message)
-		})
-	}
 }
