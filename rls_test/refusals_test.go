@@ -45,7 +45,6 @@ func testRefusals(t *testing.T) {
 		message string
 	}{
 		"phase 3 is missing": {schema.Phase2, "", "phase 4 needs phase 3, which is not complete here"},
-		"nothing is there":   {schema.Legacy, "", "phase 4 needs phase 3, which is not complete here"},
 		"a table that nobody has classified": {schema.Phase3, `create table public.notes (id uuid); alter table public.notes owner to tenancy_owner`,
 			"nobody has said who may read these tables of schema public: notes"},
 		"a private table without rules": {schema.Phase3, `

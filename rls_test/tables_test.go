@@ -42,7 +42,7 @@ func testConversations(t *testing.T) {
 		"nor give it away":                                      {alice, `update public.conversations set user_id = '` + fixtures.Bob.ID + `'`, denied},
 		"nor name another agent":                                {alice, `update public.conversations set agent_id = '` + fixtures.PfizerAgent.ID + `'`, denied},
 		"nor delete it":                                         {alice, `delete from public.conversations`, denied},
-		"but delete it softly":                                  {alice, `select public.soft_delete('conversations', '` + fixtures.AliceConversation.ID + `')`, done},
+		"but delete it softly":                                  {alice, softDelete("conversations", fixtures.AliceConversation.ID), done},
 		"a user writes in it":                                   {alice, write(fixtures.AliceConversation, "user"), done},
 		"a user does not speak for the assistant":               {alice, write(fixtures.AliceConversation, "assistant"), rejected},
 		"nor for the system":                                    {alice, write(fixtures.AliceConversation, "system"), rejected},
@@ -125,14 +125,17 @@ func testDirectory(t *testing.T) {
 			}
 		}
 		require.NoError(t, adam.Do(t, db, func(tx pgx.Tx) error {
-			for sql, want := range map[string]int{
-				`update public.organizations set name = 'Novartis AG'`: 1,
-				promote:                                 others,
-				`delete from public.user_organizations`: others,
+			for _, statement := range []struct {
+				sql  string
+				want int
+			}{
+				{`update public.organizations set name = 'Novartis AG'`, 1},
+				{promote, others},
+				{`delete from public.user_organizations`, others},
 			} {
-				tag, err := tx.Exec(t.Context(), sql)
+				tag, err := tx.Exec(t.Context(), statement.sql)
 				require.NoError(t, err)
-				require.EqualValues(t, want, tag.RowsAffected(), sql)
+				require.EqualValues(t, statement.want, tag.RowsAffected(), statement.sql)
 			}
 			return nil
 		}))
@@ -239,7 +242,7 @@ func testAudit(t *testing.T) {
 				"an insert": {fixtures.Alice,
 					fmt.Sprintf(`insert into public.agents (name, owner_organization_id, created_by) values ('New', '%s', '%s')`, fixtures.Novartis.ID, alice),
 					"INSERT", "agents", &alice, nil, map[string]any{"name": "New", "owner_organization_id": fixtures.Novartis.ID, "created_by": alice}},
-				"a soft deletion": {fixtures.Alice, `select public.soft_delete('agents', '` + agent.ID + `')`,
+				"a soft deletion": {fixtures.Alice, softDelete("agents", agent.ID),
 					"SOFT_DELETE", "agents", &alice, map[string]any{"deleted_at": nil}, nil},
 				"a deletion, with all that was there": {service, `delete from public.agents where id = '` + fixtures.NovartisDraft.ID + `'`,
 					"DELETE", "agents", nil, map[string]any{"name": fixtures.NovartisDraft.Name, "created_by": alice}, nil},
