@@ -172,6 +172,13 @@ func meet(t *testing.T, db *pgtest.DB, f schema.File, lock string) (locker *pgx.
 		_, err := script.Run(ctx, runner, f)
 		done <- err
 	}()
+	await(t, db, pid, locker, done)
+	return locker, pid, done
+}
+
+// await returns when the process waits for what the session has locked.
+func await(t *testing.T, db *pgtest.DB, pid uint32, locker *pgx.Conn, done chan error) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		select {
 		case err := <-done:
@@ -182,7 +189,6 @@ func meet(t *testing.T, db *pgtest.DB, f schema.File, lock string) (locker *pgx.
 		}
 		return query[bool](t, db, `select $1::int = any (pg_blocking_pids($2))`, locker.PgConn().PID(), pid)[0]
 	}, 20*time.Second, 5*time.Millisecond)
-	return locker, pid, done
 }
 
 // pictures is a database, but for times.

@@ -806,6 +806,14 @@ func testCorrections(t *testing.T) {
 		require.Equal(t, place{"Unknown Biotech", "organization", digital, "biotech", "tenant", digital, true}, places(t, db)[biotech])
 		require.Equal(t, row{biotech, "tenant", digital, shared(digital)}, rows(t, db)["agents "+fixtures.UnknownAgent.Name])
 	})
+	t.Run("A mapping that is added after phase 3 counts, too", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+		phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, biotech, digital)
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, place{"Unknown Biotech", "organization", digital, "unknown-biotech", "tenant", digital, true}, places(t, db)[biotech])
+		require.Equal(t, row{biotech, "organization", digital, biotech}, rows(t, db)["agents "+fixtures.UnknownAgent.Name])
+	})
 	t.Run("Who moves to another tenant takes what it shares along", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
@@ -823,37 +831,37 @@ func testRefusals(t *testing.T) {
 
 	t.Run("phase 1 is missing", func(t *testing.T) {
 		t.Parallel()
-		phasetest.Refuses(t, pgtest.New(t, schema.Legacy, fixtures.World()...), f, "phase 2 needs phase 1, which is not complete here")
+		phasetest.Refuses(t, pgtest.New(t, schema.Legacy, fixtures.World()...), f, "phase 2 needs phase 1, which is not complete here"+raised)
 	})
 	t.Run("there is nothing at all", func(t *testing.T) {
 		t.Parallel()
-		phasetest.Refuses(t, pgtest.Empty(t), f, "phase 2 needs phase 1, which is not complete here")
+		phasetest.Refuses(t, pgtest.Empty(t), f, "phase 2 needs phase 1, which is not complete here"+raised)
 	})
 	t.Run("inside a transaction", func(t *testing.T) {
 		t.Parallel()
 		inside := f
 		inside.SQL = "begin;\n" + f.SQL + "\ncommit;"
-		phasetest.Refuses(t, pgtest.New(t, schema.Phase1, fixtures.World()...), inside, "phase 2 commits as it goes, and cannot run inside a transaction")
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase1, fixtures.World()...), inside, "phase 2 commits as it goes, and cannot run inside a transaction"+raised)
 	})
 	t.Run("another migration is running", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		_, err := db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
 		require.NoError(t, err)
-		phasetest.Refuses(t, db, f, "another migration of this database is running")
+		phasetest.Refuses(t, db, f, "another migration of this database is running"+raised)
 	})
 	t.Run("a role that does not own all the tables", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		_, err := db.Superuser.Exec(t.Context(), `alter table public.prompts owner to service_role; grant all on public.prompts to tenancy_owner`)
 		require.NoError(t, err)
-		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.prompts")
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.prompts"+raised)
 	})
 	t.Run("a role from which row level security hides the rows", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		phasetest.Exec(t, db, `alter table public.agents force row level security`)
-		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents"+raised)
 	})
 
 	t.Run("organizations that contradict each other, all of which it names", func(t *testing.T) {

@@ -51,6 +51,15 @@ func testUpDownUp(t *testing.T) {
 		db.Migrate(t, schema.Phase2)
 		backfilled.same(t, db)
 	})
+	t.Run("a database of nothing but tables is one again, without a platform", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1)
+		expanded := picture(t, db)
+		db.Migrate(t, schema.Phase2)
+		require.Len(t, places(t, db), 3)
+		db.Rollback(t, schema.Phase2)
+		expanded.same(t, db)
+	})
 	t.Run("phase 1 can be rolled back after it", func(t *testing.T) {
 		db.Rollback(t, schema.Phase2)
 		db.Rollback(t, schema.Phase1)
@@ -138,6 +147,26 @@ func testLater(t *testing.T) {
 		require.Contains(t, placed, fixtures.QuarantineTenantID)
 		require.NotContains(t, placed, fixtures.QuarantineOrganizationID)
 	})
+	t.Run("somebody who is just moving in is not thrown out with the house", func(t *testing.T) {
+		t.Parallel()
+		rollback, err := schema.Rollback(schema.Phase2)
+		require.NoError(t, err)
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		// He comes when the triggers are gone, and before the rows are done.
+		locker, pid, done := meet(t, db, rollback, `select from tenancy.journal where row_id = '`+fixtures.NovartisWorkflow.ID+`' for update`)
+		guest := db.Connect(t, pgtest.OwnerRole)
+		_, err = guest.Exec(t.Context(), `begin; insert into public.user_organizations (user_id, organization_id) values ('`+
+			fixtures.Nobody.ID+`', '`+fixtures.QuarantineOrganizationID+`')`)
+		require.NoError(t, err)
+		_, err = locker.Exec(t.Context(), `rollback`)
+		require.NoError(t, err)
+		await(t, db, pid, guest, done)
+		_, err = guest.Exec(t.Context(), `commit`)
+		require.NoError(t, err)
+		require.NoError(t, <-done)
+		require.Equal(t, []string{fixtures.QuarantineOrganizationID},
+			query[string](t, db, `select organization_id::text from public.user_organizations where user_id = $1`, fixtures.Nobody.ID))
+	})
 	t.Run("the backfill that comes after it finds all in order", func(t *testing.T) {
 		db.Migrate(t, schema.Phase2)
 		found := rows(t, db)
@@ -180,31 +209,31 @@ func testRollbackRefusals(t *testing.T) {
 	require.NoError(t, err)
 	t.Run("phase 3 is complete", func(t *testing.T) {
 		t.Parallel()
-		phasetest.Refuses(t, pgtest.New(t, schema.Phase3, fixtures.World()...), f, "phase 3 is complete: roll it back before phase 2")
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase3, fixtures.World()...), f, "phase 3 is complete: roll it back before phase 2"+raised)
 	})
 	t.Run("phase 3 has begun", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		phasetest.Exec(t, db, `insert into tenancy.undo (phase, statement) values (3, 'select')`)
-		phasetest.Refuses(t, db, f, "phase 3 has begun: roll it back before phase 2")
+		phasetest.Refuses(t, db, f, "phase 3 has begun: roll it back before phase 2"+raised)
 	})
 	t.Run("inside a transaction", func(t *testing.T) {
 		t.Parallel()
 		inside := f
 		inside.SQL = "begin;\n" + f.SQL + "\ncommit;"
-		phasetest.Refuses(t, pgtest.New(t, schema.Phase2, fixtures.World()...), inside, "the rollback of phase 2 commits as it goes, and cannot run inside a transaction")
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase2, fixtures.World()...), inside, "the rollback of phase 2 commits as it goes, and cannot run inside a transaction"+raised)
 	})
 	t.Run("another migration is running", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		_, err := db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
 		require.NoError(t, err)
-		phasetest.Refuses(t, db, f, "another migration of this database is running")
+		phasetest.Refuses(t, db, f, "another migration of this database is running"+raised)
 	})
 	t.Run("a role from which row level security hides the rows", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		phasetest.Exec(t, db, `alter table public.agents force row level security`)
-		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents"+raised)
 	})
 }

@@ -117,6 +117,8 @@ begin
         join tenancy.organization_journal j on j.organization_id = o.id and j.before is null
         order by o.organization_type desc
     loop
+        -- Nobody begins to refer to it between the question and the deletion, which would cascade to him.
+        perform from public.organizations where id = target.id for update;
         used := false;
         for reference in select * from tenancy.organization_references() loop
             execute format('select %L or exists (select from %s where %I = %L)',
