@@ -18,7 +18,6 @@ import (
 	"github.com/vital-health/tenancy/helpers/actor"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
-	"github.com/vital-health/tenancy/schema"
 )
 
 // The checklist's budgets. The first two are stated for less than a thousand agents
@@ -109,7 +108,7 @@ func BenchmarkRead(b *testing.B) {
 		"success-criteria/performance/common-queries-50ms", "success-criteria/performance/hierarchy-queries-10ms",
 		"pre-implementation/test-scenarios-defined/performance-benchmarks-established")
 	for _, rows := range sizes(b) {
-		db := pgtest.New(b, schema.Phase4, append(fixtures.World(), bulk(rows).Seed())...)
+		db := filled(b, bulk(rows))
 		for _, q := range queries {
 			b.Run(fmt.Sprintf("query=%s/rows=%d/role=member", q.name, rows), func(b *testing.B) { q.run(b, db, rows) })
 		}

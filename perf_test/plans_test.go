@@ -67,7 +67,7 @@ func TestPhase3Plans(t *testing.T) {
 	checklist.Proves(t, "phase-3/benchmark-common-queries", "phase-3/check-index-usage",
 		"success-criteria/performance/agent-list-queries-use-covering-indexes",
 		"success-criteria/performance/no-table-scans-on-large-tables")
-	db := pgtest.New(t, schema.Phase4, append(fixtures.World(), large.Seed())...)
+	db := filled(t, large)
 	for name, want := range plans {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -86,13 +86,19 @@ func TestPhase3Plans(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				db := pgtest.New(t, schema.Phase4, append(fixtures.World(), large.Seed())...)
+				db := filled(t, large)
 				_, err := db.Owner.Exec(t.Context(), mutation)
 				require.NoError(t, err)
 				require.Contains(t, strings.Join(plans[list].faults(planned(t, db, plans[list].sql)), "; "), "idx_agents_org_list")
 			})
 		}
 	})
+}
+
+// filled is a secured database with the rows in it.
+func filled(t testing.TB, b fixtures.Bulk) *pgtest.DB {
+	t.Helper()
+	return pgtest.New(t, schema.Phase4, append(fixtures.World(), b.Seed())...)
 }
 
 // planned is the plan of a query that Alice sends.

@@ -161,7 +161,7 @@ order by c.conrelid::regclass::text, c.conname;
 select o.id, o.name, h.levels
 from public.organizations o
 cross join lateral (
-    select array_agg(level) as levels, (array_agg(organization_id order by level desc))[1] as last
+    select array_agg(level order by level) as levels, (array_agg(organization_id order by level desc))[1] as last
     from public.get_organization_hierarchy(o.id)
 ) as h
 where o.deleted_at is null
