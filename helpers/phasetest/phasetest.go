@@ -4,9 +4,11 @@
 package phasetest
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
@@ -40,12 +42,16 @@ func Data(t testing.TB, db *pgtest.DB, without ...string) catalog.Data {
 	return picture
 }
 
-// Refuses runs a file, which must fail with the message and change nothing.
+// Refuses runs a file, which the server must refuse with the message, and which must
+// change nothing. The message is the server's alone: the whole error quotes the SQL
+// around it, in which other refusals stand.
 func Refuses(t testing.TB, db *pgtest.DB, f schema.File, message string) {
 	t.Helper()
 	definitions, rows := Catalog(t, db), Data(t, db)
 	_, err := db.Run(t, f)
-	require.ErrorContains(t, err, message)
+	refusal, ok := errors.AsType[*pgconn.PgError](err)
+	require.True(t, ok, "want the refusal %q, got %v", message, err)
+	require.Contains(t, refusal.Message, message)
 	require.Empty(t, catalog.Diff(definitions, Catalog(t, db)), "a refused migration leaves the definitions alone")
 	require.Empty(t, catalog.Diff(rows, Data(t, db)), "a refused migration leaves the rows alone")
 }
@@ -123,4 +129,16 @@ func OldApplication(t *testing.T, db *pgtest.DB) {
 			}))
 		})
 	}
+}
+
+// VisibleAgents names the agents that a user sees.
+func VisibleAgents(t testing.TB, db *pgtest.DB, user fixtures.User) (names []string) {
+	t.Helper()
+	require.NoError(t, actor.User(user.ID).Do(t, db, func(tx pgx.Tx) error {
+		rows, err := tx.Query(t.Context(), `select name from public.agents order by name`)
+		require.NoError(t, err)
+		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	}))
+	return names
 }

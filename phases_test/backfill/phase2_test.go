@@ -831,37 +831,37 @@ func testRefusals(t *testing.T) {
 
 	t.Run("phase 1 is missing", func(t *testing.T) {
 		t.Parallel()
-		phasetest.Refuses(t, pgtest.New(t, schema.Legacy, fixtures.World()...), f, "phase 2 needs phase 1, which is not complete here"+raised)
+		phasetest.Refuses(t, pgtest.New(t, schema.Legacy, fixtures.World()...), f, "phase 2 needs phase 1, which is not complete here")
 	})
 	t.Run("there is nothing at all", func(t *testing.T) {
 		t.Parallel()
-		phasetest.Refuses(t, pgtest.Empty(t), f, "phase 2 needs phase 1, which is not complete here"+raised)
+		phasetest.Refuses(t, pgtest.Empty(t), f, "phase 2 needs phase 1, which is not complete here")
 	})
 	t.Run("inside a transaction", func(t *testing.T) {
 		t.Parallel()
 		inside := f
 		inside.SQL = "begin;\n" + f.SQL + "\ncommit;"
-		phasetest.Refuses(t, pgtest.New(t, schema.Phase1, fixtures.World()...), inside, "phase 2 commits as it goes, and cannot run inside a transaction"+raised)
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase1, fixtures.World()...), inside, "phase 2 commits as it goes, and cannot run inside a transaction")
 	})
 	t.Run("another migration is running", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		_, err := db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
 		require.NoError(t, err)
-		phasetest.Refuses(t, db, f, "another migration of this database is running"+raised)
+		phasetest.Refuses(t, db, f, "another migration of this database is running")
 	})
 	t.Run("a role that does not own all the tables", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		_, err := db.Superuser.Exec(t.Context(), `alter table public.prompts owner to service_role; grant all on public.prompts to tenancy_owner`)
 		require.NoError(t, err)
-		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.prompts"+raised)
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.prompts")
 	})
 	t.Run("a role from which row level security hides the rows", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		phasetest.Exec(t, db, `alter table public.agents force row level security`)
-		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents"+raised)
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
 	})
 
 	t.Run("organizations that contradict each other, all of which it names", func(t *testing.T) {

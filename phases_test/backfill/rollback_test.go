@@ -209,31 +209,31 @@ func testRollbackRefusals(t *testing.T) {
 	require.NoError(t, err)
 	t.Run("phase 3 is complete", func(t *testing.T) {
 		t.Parallel()
-		phasetest.Refuses(t, pgtest.New(t, schema.Phase3, fixtures.World()...), f, "phase 3 is complete: roll it back before phase 2"+raised)
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase3, fixtures.World()...), f, "phase 3 is complete: roll it back before phase 2")
 	})
 	t.Run("phase 3 has begun", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		phasetest.Exec(t, db, `insert into tenancy.undo (phase, statement) values (3, 'select')`)
-		phasetest.Refuses(t, db, f, "phase 3 has begun: roll it back before phase 2"+raised)
+		phasetest.Refuses(t, db, f, "phase 3 has begun: roll it back before phase 2")
 	})
 	t.Run("inside a transaction", func(t *testing.T) {
 		t.Parallel()
 		inside := f
 		inside.SQL = "begin;\n" + f.SQL + "\ncommit;"
-		phasetest.Refuses(t, pgtest.New(t, schema.Phase2, fixtures.World()...), inside, "the rollback of phase 2 commits as it goes, and cannot run inside a transaction"+raised)
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase2, fixtures.World()...), inside, "the rollback of phase 2 commits as it goes, and cannot run inside a transaction")
 	})
 	t.Run("another migration is running", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		_, err := db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
 		require.NoError(t, err)
-		phasetest.Refuses(t, db, f, "another migration of this database is running"+raised)
+		phasetest.Refuses(t, db, f, "another migration of this database is running")
 	})
 	t.Run("a role from which row level security hides the rows", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		phasetest.Exec(t, db, `alter table public.agents force row level security`)
-		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents"+raised)
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
 	})
 }

@@ -97,9 +97,6 @@ func nameColumn(table string) string {
 	return fixtures.Resource{Table: table}.NameColumn()
 }
 
-// raised ends a message. What an error quotes of the file does not end so.
-const raised = " (SQLSTATE P0001)"
-
 // What a test asks of a database ----------------------------------------------------
 
 // rows is every row that has an owner, by its table and name.

@@ -18,19 +18,16 @@ import (
 // asBackfill lets the statements after it write what triggers would derive.
 const asBackfill = `select set_config('tenancy.backfill', 'on', true);`
 
-// raised ends a message. What an error quotes of the file does not end so.
-const raised = " (SQLSTATE P0001)"
-
 func testRefusals(t *testing.T) {
 	t.Parallel()
 	t.Run("Dirty data", testDirtyData)
 	t.Run("phase 2 is missing", func(t *testing.T) {
 		t.Parallel()
-		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase1, fixtures.World()...), schema.Phase3, "phase 3 needs phase 2, which is not complete here"+raised)
+		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase1, fixtures.World()...), schema.Phase3, "phase 3 needs phase 2, which is not complete here")
 	})
 	t.Run("phase 4 is complete, and its privileges would go", func(t *testing.T) {
 		t.Parallel()
-		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase4, fixtures.World()...), schema.Phase3, "phase 4 is complete, and phase 3 would take back privileges that it gave"+raised)
+		phasetest.RefusesMigration(t, pgtest.New(t, schema.Phase4, fixtures.World()...), schema.Phase3, "phase 4 is complete, and phase 3 would take back privileges that it gave")
 	})
 
 	t.Run("a role that does not own a table", func(t *testing.T) {
@@ -46,7 +43,7 @@ func testRefusals(t *testing.T) {
 	before := phasetest.Catalog(t, db)
 	for _, test := range []struct{ name, obstacle, message, mend string }{
 		{"phase 2 has begun and not ended", `delete from tenancy.completed_phase where phase = 2`,
-			"phase 3 needs phase 2, which is not complete here" + raised,
+			"phase 3 needs phase 2, which is not complete here",
 			`insert into tenancy.completed_phase (phase) values (2)`},
 		{"an owner from whom row level security hides rows", `alter table public.agents force row level security`,
 			"tenancy_owner is not that for public.agents",
@@ -79,7 +76,7 @@ func testRefusals(t *testing.T) {
 	}
 	t.Run("another migration is running", func(t *testing.T) {
 		other := hold(t, db, `select pg_advisory_xact_lock(hashtextextended('tenancy.migration', 0))`)
-		phasetest.RefusesMigration(t, db, schema.Phase3, "another migration of this database is running"+raised)
+		phasetest.RefusesMigration(t, db, schema.Phase3, "another migration of this database is running")
 		other.release(t)
 	})
 	t.Run("and once nothing is in the way it runs", func(t *testing.T) {

@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
-	"github.com/vital-health/tenancy/helpers/actor"
 	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
@@ -142,27 +140,16 @@ func testAccess(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Phase3, fixtures.World()...)
 	before := take(t, db)
-	alice, bob := agents(t, db, fixtures.Alice), agents(t, db, fixtures.Bob)
+	alice, bob := phasetest.VisibleAgents(t, db, fixtures.Alice), phasetest.VisibleAgents(t, db, fixtures.Bob)
 	require.Contains(t, alice, fixtures.NovartisAgent.Name)
 	require.NotContains(t, bob, fixtures.NovartisAgent.Name)
 
 	db.Migrate(t, schema.Phase4)
 	db.Rollback(t, schema.Phase4)
 	equal(t, before, take(t, db))
-	require.Equal(t, alice, agents(t, db, fixtures.Alice))
-	require.Equal(t, bob, agents(t, db, fixtures.Bob))
+	require.Equal(t, alice, phasetest.VisibleAgents(t, db, fixtures.Alice))
+	require.Equal(t, bob, phasetest.VisibleAgents(t, db, fixtures.Bob))
 	phasetest.OldApplication(t, db)
-}
-
-func agents(t *testing.T, db *pgtest.DB, user fixtures.User) (names []string) {
-	t.Helper()
-	require.NoError(t, actor.User(user.ID).Do(t, db, func(tx pgx.Tx) error {
-		rows, err := tx.Query(t.Context(), `select name from public.agents order by name`)
-		require.NoError(t, err)
-		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	}))
-	return names
 }
 
 // Production has what no baseline has: all kinds of policies and privileges.
@@ -215,6 +202,6 @@ func testWrittenMeanwhile(t *testing.T) {
 	db.Rollback(t, schema.Phase4)
 	require.Positive(t, count(history), "the audit history stays")
 	require.Equal(t, 1, count(row), "the row stays")
-	require.Contains(t, agents(t, db, fixtures.Alice), "Made in phase 4", "the old policies know whose the row is")
-	require.NotContains(t, agents(t, db, fixtures.Bob), "Made in phase 4")
+	require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Alice), "Made in phase 4", "the old policies know whose the row is")
+	require.NotContains(t, phasetest.VisibleAgents(t, db, fixtures.Bob), "Made in phase 4")
 }

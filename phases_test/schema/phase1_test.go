@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
-	"github.com/vital-health/tenancy/helpers/actor"
 	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
@@ -169,22 +168,11 @@ func testOldApplication(t *testing.T) {
 	t.Run("shows everybody the agents that it showed before", func(t *testing.T) {
 		legacy := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		for _, user := range fixtures.Users {
-			require.Equal(t, visibleAgents(t, legacy, user), visibleAgents(t, db, user), user.Name)
+			require.Equal(t, phasetest.VisibleAgents(t, legacy, user), phasetest.VisibleAgents(t, db, user), user.Name)
 		}
-		require.NotContains(t, visibleAgents(t, db, fixtures.Alice), fixtures.PfizerAgent.Name)
-		require.Contains(t, visibleAgents(t, db, fixtures.Bob), fixtures.PfizerAgent.Name)
+		require.NotContains(t, phasetest.VisibleAgents(t, db, fixtures.Alice), fixtures.PfizerAgent.Name)
+		require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Bob), fixtures.PfizerAgent.Name)
 	})
-}
-
-func visibleAgents(t *testing.T, db *pgtest.DB, user fixtures.User) (names []string) {
-	t.Helper()
-	require.NoError(t, actor.User(user.ID).Do(t, db, func(tx pgx.Tx) error {
-		rows, err := tx.Query(t.Context(), `select name from public.agents order by name`)
-		require.NoError(t, err)
-		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	}))
-	return names
 }
 
 func testBothGenerations(t *testing.T) {
