@@ -135,7 +135,12 @@ func (db *DB) Connect(t testing.TB, role string) *pgx.Conn {
 func (db *DB) Run(t testing.TB, f schema.File) (*script.Log, error) {
 	t.Helper()
 	conn := db.Connect(t, OwnerRole)
-	defer conn.Close(t.Context())
+	defer func() {
+		// The server ends a session, and its locks, some time after Close: a file run right after one that failed would
+		// find the database locked. A session that is gone already holds none.
+		_, _ = conn.PgConn().Exec(t.Context(), "rollback; select pg_advisory_unlock_all()").ReadAll()
+		_ = conn.Close(t.Context())
+	}()
 	return script.Run(t.Context(), conn, f)
 }
 
