@@ -37,7 +37,7 @@ begin
         raise exception 'phase 4 is complete, and phase 2 would bring back the triggers for the old application'
             using hint = 'Roll phase 4 back before you run phase 2 again.';
     end if;
-    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
     end if;
@@ -52,6 +52,9 @@ begin
             current_user, culprits
             using hint = 'Connect as the role that owns them.';
     end if;
+
+    -- Beyond this transaction, now that nothing is refused: a refusal must not leave the lock to its session.
+    perform pg_advisory_lock(hashtextextended('tenancy.migration', 0));
 end
 $$;
 

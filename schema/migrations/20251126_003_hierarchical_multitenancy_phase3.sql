@@ -22,7 +22,7 @@ begin
         raise exception 'phase 4 is complete, and phase 3 would take back privileges that it gave'
             using hint = 'Roll phase 4 back before you run phase 3 again.';
     end if;
-    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
     end if;
@@ -56,6 +56,9 @@ begin
         raise exception 'phase 3 makes objects of these names, and they are there already: %', culprits
             using hint = 'Rename them before phase 3.';
     end if;
+
+    -- Beyond this transaction, now that nothing is refused: a refusal must not leave the lock to its session.
+    perform pg_advisory_lock(hashtextextended('tenancy.migration', 0));
 end
 $$;
 

@@ -21,7 +21,7 @@ begin
     if exists (select from tenancy.completed_phase where phase > 3) then
         raise exception 'phase 4 is complete: roll it back before phase 3';
     end if;
-    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
     end if;
@@ -32,6 +32,8 @@ begin
         raise exception 'public.audit_logs has a history, and this rollback drops it'
             using hint = 'Export it, then run this with PGOPTIONS=''-c tenancy.discard_audit_logs=yes''.';
     end if;
+    -- Beyond this transaction, now that nothing is refused: a refusal must not leave the lock to its session.
+    perform pg_advisory_lock(hashtextextended('tenancy.migration', 0));
     delete from tenancy.completed_phase where phase = 3;
     commit;
 
