@@ -1,0 +1,110 @@
+package backfill_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/catalog"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/phasetest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+func testRefusals(t *testing.T) {
+	t.Parallel()
+	f, err := schema.Migration(schema.Phase2)
+	require.NoError(t, err)
+
+	t.Run("phase 1 is missing", func(t *testing.T) {
+		t.Parallel()
+		phasetest.Refuses(t, pgtest.New(t, schema.Legacy, fixtures.World()...), f, "phase 2 needs phase 1, which is not complete here")
+	})
+	t.Run("there is nothing at all", func(t *testing.T) {
+		t.Parallel()
+		phasetest.Refuses(t, pgtest.Empty(t), f, "phase 2 needs phase 1, which is not complete here")
+	})
+	t.Run("inside a transaction", func(t *testing.T) {
+		t.Parallel()
+		inside := f
+		inside.SQL = "begin;\n" + f.SQL + "\ncommit;"
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase1, fixtures.World()...), inside, "phase 2 commits as it goes, and cannot run inside a transaction")
+	})
+	t.Run("another migration is running", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		_, err := db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
+		require.NoError(t, err)
+		phasetest.Refuses(t, db, f, "another migration of this database is running")
+	})
+	t.Run("a role that does not own all the tables", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		_, err := db.Superuser.Exec(t.Context(), `alter table public.prompts owner to service_role; grant all on public.prompts to tenancy_owner`)
+		require.NoError(t, err)
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.prompts")
+	})
+	t.Run("a role from which row level security hides the rows", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		phasetest.Exec(t, db, `alter table public.agents force row level security`)
+		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
+	})
+
+	t.Run("organizations that contradict each other, all of which it names", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		platform, pharma, digital, pfizer := fixtures.Platform.ID, fixtures.Pharmaceuticals.ID, fixtures.DigitalHealth.ID, fixtures.Pfizer.ID
+		n := 100
+		add := func(o organization, mapping string) string {
+			n++
+			id := insertOrganization(t, db, n, o)
+			if mapping != "" {
+				phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, id, mapping)
+			}
+			return id
+		}
+		steal := func(id string) {
+			phasetest.Exec(t, db, `insert into public.organizations (id, name) values ($1, 'Roche')`, id)
+		}
+
+		var want []string
+		refused := func(format string, args ...any) { want = append(want, fmt.Sprintf("  "+format, args...)) }
+		other := add(organization{Name: "Another platform", Type: "system", Parent: pharma}, "")
+		refused("two rows or more claim to be the platform: %s, %s", platform, other)
+		refused("the parent of %s ('Another platform') is %s, which is no parent of a platform", other, pharma)
+		steal(fixtures.PlatformID)
+		refused("%s has the platform's id and is not the platform: 'Roche'", fixtures.PlatformID)
+		steal(fixtures.QuarantineTenantID)
+		refused("%s is the id of the quarantine, and of an organization that is there already: 'Roche'", fixtures.QuarantineTenantID)
+		steal(fixtures.QuarantineOrganizationID)
+		refused("%s is the id of the quarantine, and of an organization that is there already: 'Roche'", fixtures.QuarantineOrganizationID)
+		refused("two rows or more claim to be the tenant 'pharma': %s, %s", pharma, add(organization{Name: "Twin", Type: "pharmaceuticals", Key: "pharma"}, ""))
+		refused("%s is mapped to %s, which is no tenant", add(organization{Name: "A"}, pfizer), pfizer)
+		refused("%s is mapped to %s, which is no tenant", add(organization{Name: "B"}, platform), platform)
+		refused("%s is mapped to a tenant, and is itself a tenant", add(organization{Name: "C", Key: "c", Level: fixtures.TenantLevel}, pharma))
+		phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, platform, pharma)
+		refused("%s is mapped to a tenant, and is itself a platform", platform)
+		refused("the parent of %s ('D') is %s, which is no tenant", add(organization{Name: "D", Parent: pfizer}, ""), pfizer)
+		refused("the parent of %s ('E') is %s, which is no tenant", add(organization{Name: "E", Parent: platform}, ""), platform)
+		refused("the parent of %s ('F') is %s, which is no tenant", add(organization{Name: "F", Parent: fixtures.Alice.ID}, ""), fixtures.Alice.ID)
+		phasetest.Exec(t, db, `update public.organizations set parent_organization_id = $1 where id = $2`, pharma, digital)
+		refused("the parent of %s ('Digital Health') is %s, which is no platform", digital, pharma)
+		refused("the slug 'same' is that of %s, %s", add(organization{Name: "G", Slug: "same"}, ""), add(organization{Name: "H", Slug: "same"}, ""))
+
+		definitions, data := phasetest.Catalog(t, db), phasetest.Data(t, db)
+		_, err := db.Run(t, f)
+		refusal, ok := errors.AsType[*pgconn.PgError](err)
+		require.True(t, ok, "%v", err)
+		lines := strings.Split(refusal.Message, "\n")
+		require.Equal(t, "the organizations contradict themselves, and nothing was changed:", lines[0])
+		require.ElementsMatch(t, want, lines[1:])
+		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+		require.Empty(t, catalog.Diff(data, phasetest.Data(t, db)))
+	})
+}
