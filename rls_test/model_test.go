@@ -31,6 +31,9 @@ type row struct {
 	scope   fixtures.Level
 	creator string // the id of a user, as the next
 	user    string // whose it is: a conversation, a message, a membership
+	agent   string // the id of the one that a conversation is with
+	speaker string // of a message
+	code    string // of a use case or a capability, its own within the owner
 	deleted bool
 }
 
@@ -85,7 +88,17 @@ func resource(r fixtures.Resource) row {
 	if r.CreatedBy != nil {
 		creator = *r.CreatedBy
 	}
-	return row{table: r.Table, key: r.ID, name: r.Name, owner: r.After.Owner, scope: r.After.Scope, creator: creator, deleted: r.Deleted}
+	code, _ := r.Legacy["code"].(*string)
+	if code == nil {
+		code = new("")
+	}
+	return row{table: r.Table, key: r.ID, name: r.Name, owner: r.After.Owner, scope: r.After.Scope, creator: creator, code: *code, deleted: r.Deleted}
+}
+
+// agent is the agent with this id.
+func (w world) agent(id string) row {
+	i := slices.IndexFunc(w.rows, func(r row) bool { return r.table == "agents" && r.key == id })
+	return w.rows[i]
 }
 
 // live is whether an organization is neither switched off nor deleted, and its tenant
@@ -136,6 +149,26 @@ func (w world) memberBelow(user, tenant string) bool {
 	return false
 }
 
+// granted is whether a user, "" for nobody in particular, may do something to the
+// rows of a table at all.
+func (w world) granted(user string, v verb, table string) bool {
+	return user != "" && slices.Contains(allowed[table], v)
+}
+
+// may is whether a user may do something to a row.
+func (w world) may(user string, v verb, r row) bool {
+	switch v {
+	case read:
+		return w.mayRead(user, r)
+	case insert:
+		return w.mayInsert(user, r)
+	case change:
+		return w.mayUpdate(user, r)
+	default:
+		return w.mayRemove(user, r)
+	}
+}
+
 // mayRead is whether a user, "" for nobody in particular, may read a row.
 func (w world) mayRead(user string, r row) bool {
 	if user == "" || r.deleted {
@@ -178,14 +211,40 @@ func (w world) mayRead(user string, r row) bool {
 	return w.member(user, r.owner)
 }
 
-// mayInsert is whether a user may insert a resource.
+// mayInsert is whether a user may insert a row.
 func (w world) mayInsert(user string, r row) bool {
+	switch r.table {
+	case "conversations":
+		return r.user == user && w.member(user, r.owner) && (r.agent == "" || w.mayRead(user, w.agent(r.agent)))
+	case "messages": // what the assistant says is the backend's to write
+		return r.speaker == "user" && w.mayRead(user, r)
+	case "user_organizations":
+		return w.admin(user, r.owner) && r.user != user
+	case "organizations", "users", "audit_logs", "organization_stats":
+		return false
+	}
 	return w.writer(user, r.owner) && r.creator == user && w.mayShare(user, r.owner, r.scope)
 }
 
-// mayUpdate is whether a user may change or softly delete a resource.
+// mayUpdate is whether a user may change a row, and whether he may softly delete it
+// where there is such a thing.
 func (w world) mayUpdate(user string, r row) bool {
+	switch r.table {
+	case "conversations":
+		return w.mayRead(user, r)
+	case "organizations":
+		return !r.deleted && w.admin(user, r.key)
+	case "user_organizations": // never one's own
+		return w.admin(user, r.owner) && r.user != user
+	case "messages", "users", "audit_logs", "organization_stats":
+		return false
+	}
 	return !r.deleted && (w.admin(user, r.owner) || r.creator == user && w.writer(user, r.owner))
+}
+
+// mayRemove is whether a user may delete a row for good: memberships alone.
+func (w world) mayRemove(user string, r row) bool {
+	return r.table == "user_organizations" && w.mayUpdate(user, r)
 }
 
 // mayShare is whether a user may give a resource of this owner this scope.

@@ -36,17 +36,32 @@ var victims = map[string]string{
 // problems is what one of the checks says of a database.
 type problems func(testing.TB, *pgtest.DB) []string
 
-func ofWorld(check func(testing.TB, *pgtest.DB, world) []string) problems {
-	return func(t testing.TB, db *pgtest.DB) []string { return check(t, db, migrated()) }
+func ofWorld(check func(testing.TB, *pgtest.DB, world) verdict) problems {
+	return func(t testing.TB, db *pgtest.DB) []string { return check(t, db, migrated()).problems }
+}
+
+func along(check func(testing.TB, *pgtest.DB, world, []fixtures.User, []path) verdict, paths ...path) problems {
+	return func(t testing.TB, db *pgtest.DB) []string {
+		return check(t, db, migrated(), fixtures.Users, paths).problems
+	}
+}
+
+func byEverybody(check comparison) problems {
+	return func(t testing.TB, db *pgtest.DB) []string { return check(t, db, migrated(), fixtures.Users).problems }
 }
 
 var (
-	reading   = ofWorld(leaks)
-	inserting = ofWorld(insertLeaks)
-	updating  = ofWorld(updateLeaks)
-	sharing   = ofWorld(shareLeaks)
-	deleting  = ofWorld(deleteLeaks)
+	whenReading   = ofWorld(leaks)
+	whenInserting = along(inserting, insertions[0])
+	whenChanging  = along(compare, named("UPDATE without WHERE"), named("UPDATE RETURNING"))
+	whenSharing   = byEverybody(sharing)
+	whenDeleting  = byEverybody(deleting)
 )
+
+// named is the path of this name.
+func named(name string) path {
+	return paths[slices.IndexFunc(paths, func(p path) bool { return p.name == name })]
+}
 
 // mutant is something that somebody has broken.
 type mutant struct {
@@ -115,7 +130,7 @@ func policyWithout(table, name, piece string) func(testing.TB, *pgtest.DB) {
 
 func mutants() []batch {
 	return slices.Concat(
-		together(reading, map[string]mutant{
+		together(whenReading, map[string]mutant{
 			"former members belong to the audience": {without("authz.audiences_of(uuid)", "and uo.is_active "),
 				`eve@novartis.com reads agents "Novartis RA Agent" of Novartis (organization scope)`},
 			"former members see the organization": {without("authz.visible_organizations_of(uuid)", "and uo.is_active "),
@@ -135,7 +150,7 @@ func mutants() []batch {
 			"messages of deleted conversations are read": {without("authz.own_conversations()", "deleted_at is null\n         and "),
 				`alice@novartis.com reads messages "Forget that I asked." of Novartis by alice@novartis.com, which is deleted`},
 		}),
-		together(reading, map[string]mutant{
+		together(whenReading, map[string]mutant{
 			"everybody is the backend": {instead("authz.is_privileged()", "pg_has_role(r.oid, c.relowner, 'USAGE'::text)", "true"),
 				`bob@pfizer.com reads organization_stats "Novartis" of Novartis`},
 			"rows of owners that are switched off are read": {policyWithout("agents", "users_view_accessible_agents",
@@ -147,7 +162,7 @@ func mutants() []batch {
 			"conversations are their organization's": {policyWithout("conversations", "users_view_own_conversations", "user_id = (select auth.uid())"),
 				victims["conversations"]},
 		}),
-		alone(reading, map[string]mutant{
+		alone(whenReading, map[string]mutant{
 			"former members are members": {without("authz.organizations_of(uuid,text[])", "and uo.is_active "),
 				`eve@novartis.com reads conversations "Eve asked before she left" of Novartis by eve@novartis.com`},
 			"every role is an admin's": {without("authz.organizations_of(uuid,text[])", "and uo.role = any (p_roles)"),
@@ -169,37 +184,37 @@ func mutants() []batch {
 			"nobody reads anything": {statement(`drop policy users_view_accessible_agents on public.agents`),
 				`alice@novartis.com does not see agents "Novartis RA Agent" of Novartis (organization scope): no policy`},
 		}),
-		together(inserting, map[string]mutant{
+		together(whenInserting, map[string]mutant{
 			"former members write": {without("authz.organizations_of(uuid,text[])", "and uo.is_active "),
-				`eve@novartis.com inserts an agent of Novartis (organization scope)`},
+				`eve@novartis.com inserts agents "New" of Novartis (organization scope)`},
 			"viewers write": {instead("authz.writer_organizations()", "{admin,member}", "{admin,member,viewer}"),
-				`vera@novartis.com inserts an agent of Novartis (organization scope)`},
+				`vera@novartis.com inserts agents "New" of Novartis (organization scope)`},
 			"members share with everybody": {instead("authz.may_share(public.sharing_scope_type,uuid)", "= any (authz.admin_organizations())\n        end", "is not null\n        end"),
-				`alice@novartis.com inserts an agent of Novartis (platform scope) as made by alice@novartis.com: done, and must be rejected`},
+				`alice@novartis.com inserts agents "New" of Novartis (platform scope) as made by alice@novartis.com`},
 			"a member inserts as somebody else": {policyWithout("agents", "users_create_agents", "created_by = (select auth.uid())"),
-				`alice@novartis.com inserts an agent of Novartis (organization scope) as made by adam@novartis.com: done, and must be rejected`},
+				`alice@novartis.com inserts agents "New" of Novartis (organization scope) as made by adam@novartis.com`},
 		}),
-		alone(inserting, map[string]mutant{
+		alone(whenInserting, map[string]mutant{
 			"an insert is not checked": {statement(`alter policy users_create_agents on public.agents with check (true)`),
-				`alice@novartis.com inserts an agent of Pfizer (organization scope) as made by alice@novartis.com: done, and must be rejected`},
+				`alice@novartis.com inserts agents "New" of Pfizer (organization scope) as made by alice@novartis.com`},
 		}),
-		together(updating, map[string]mutant{
+		together(whenChanging, map[string]mutant{
 			"former members change what they made": {without("authz.organizations_of(uuid,text[])", "and uo.is_active "),
-				`eve@novartis.com changes 1 rows of agents without reading them, and may change 0`},
+				`eve@novartis.com changes 1 rows of agents by UPDATE without WHERE, and may do so with 0`},
 			"an update is not narrowed": {statement(`alter policy users_update_use_cases on public.use_cases using (true) with check (true)`),
-				`nobody@example.com changes 8 rows of use_cases without reading them, and may change 0`},
+				`nobody@example.com changes 8 rows of use_cases by UPDATE without WHERE, and may do so with 0`},
 			"whoever made a row changes it": {statement(`alter policy users_update_knowledge_documents on public.knowledge_documents using (created_by = (select auth.uid())) with check (true)`),
 				`vera@novartis.com changes knowledge_documents "Novartis guide for the tenant" of Novartis (tenant scope)`},
 		}),
-		alone(sharing, map[string]mutant{
+		alone(whenSharing, map[string]mutant{
 			"sharing is not guarded": {statement(`drop trigger guard_sharing on public.agents`),
-				`alice@novartis.com gives scope tenant to agents "Novartis RA Agent" of Novartis (organization scope): policies users_view_accessible_agents: done, and must be guarded`},
+				`alice@novartis.com changes agents "Novartis RA Agent" of Novartis (organization scope): policies users_update_agents`},
 			"a tenant's row is anybody's to share": {without("authz.may_share(public.sharing_scope_type,uuid)", "p_owner = any (authz.admin_organizations())\n                and "),
-				`alice@novartis.com gives scope tenant to agents "Novartis RA Agent" of Novartis`},
+				`alice@novartis.com changes agents "Novartis RA Agent" of Novartis`},
 		}),
-		alone(deleting, map[string]mutant{
+		alone(whenDeleting, map[string]mutant{
 			"whoever reads a row deletes it": {instead("public.soft_delete(text,uuid)", "r.created_by = auth.uid() and", "true and"),
-				`alice@novartis.com deletes agents "Agent of a former member" of Novartis (organization scope)`},
+				`alice@novartis.com changes agents "Agent of a former member" of Novartis (organization scope)`},
 		}),
 		together(privilegeProblems, map[string]mutant{
 			"who has not signed in may call a helper": {statement(`grant execute on function authz.audiences_of(uuid) to anon`),
@@ -266,8 +281,8 @@ func mutants() []batch {
 			"a new table is open": {statement(`create table public.later (id int)`),
 				`row level security is off on later`},
 		}),
-		together(reading, everyTable("alter table public.%s disable row level security", "row level security is off on ", "row level security is off")),
-		together(reading, everyTable("create policy mutant on public.%s using (true)", "a policy shows everybody everything of ", "policies ")),
+		together(whenReading, everyTable("alter table public.%s disable row level security", "row level security is off on ", "row level security is off")),
+		together(whenReading, everyTable("create policy mutant on public.%s using (true)", "a policy shows everybody everything of ", "policies ")),
 	)
 }
 

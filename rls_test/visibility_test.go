@@ -117,7 +117,7 @@ func testEverybody(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "success-criteria/security/users-cannot-see-unauthorized-data", "production-deployment/update-rls-policies/test-with-real-user-accounts")
 	t.Run("everybody reads of every table what is for him, and all of it", func(t *testing.T) {
-		require.Empty(t, leaks(t, secured(t), migrated()))
+		leaks(t, secured(t), migrated()).require(t)
 	})
 }
 
@@ -219,7 +219,7 @@ func testChanges(t *testing.T) {
 			test.change(w)
 			require.NotEqual(t, before, w.readers(), "it must change what somebody reads, or it proves nothing")
 			statement(test.sql)(t, db)
-			require.Empty(t, leaks(t, db, w))
+			leaks(t, db, w).require(t)
 		})
 	}
 }

@@ -1,0 +1,165 @@
+package rls_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+)
+
+// verdict is what a comparison of the database with the model came to. A decision is
+// what becomes of one row that one user sends one statement to.
+type verdict struct {
+	decisions int
+	problems  []string // a sentence for each decision that is not the model's
+}
+
+func (v *verdict) add(other verdict) {
+	v.decisions += other.decisions
+	v.problems = append(v.problems, other.problems...)
+}
+
+// Of all comparisons that the tests of this run demand to end without a problem.
+var decisions, mismatches atomic.Int64
+
+// require demands that there is no problem. The first ones say more than thousands.
+func (v verdict) require(t testing.TB) {
+	t.Helper()
+	decisions.Add(int64(v.decisions))
+	mismatches.Add(int64(len(v.problems)))
+	require.Positive(t, v.decisions, "nothing was compared")
+	if n := len(v.problems); n > 0 {
+		const shown = 5
+		t.Errorf("%d of %d decisions are not the model's:\n\n%s", n, v.decisions, strings.Join(v.problems[:min(n, shown)], "\n\n"))
+	}
+}
+
+// decide compares what became of a row with what was to become of it.
+func (v *verdict) decide(w world, u fixtures.User, p path, r row, got, want outcome, rules rules) {
+	v.decisions++
+	if got == want {
+		return
+	}
+	does := map[verb]string{read: "does not see", insert: "cannot insert", change: "cannot change", remove: "cannot remove"}[p.verb]
+	if got == done {
+		does = string(p.verb)
+	}
+	v.problems = append(v.problems, fmt.Sprintf("%s %s %s: %s\n%s",
+		u.Email, does, w.describe(r), rules.on(p.verb, r.table), w.evidence(u, p, r, got, want)))
+}
+
+// compare sends every path to every row that there is, as each of the users.
+func compare(t testing.TB, db *pgtest.DB, w world, users []fixtures.User, paths []path) (v verdict) {
+	t.Helper()
+	w.rows = slices.Concat(w.rows, auditRows(t, db))
+	w.requireAllTables(t)
+	rules := rulesOn(t, db)
+	byTable := map[string][]row{}
+	for _, r := range w.rows {
+		byTable[r.table] = append(byTable[r.table], r)
+	}
+	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
+		for _, table := range slices.Sorted(maps.Keys(byTable)) {
+			for _, p := range paths {
+				if p.fits(table) {
+					v.add(p.compare(t, tx, w, u, byTable[table], rules))
+				}
+			}
+		}
+	})
+	return v
+}
+
+// compare sends the path to the rows of a table, as a user.
+func (p path) compare(t testing.TB, tx pgx.Tx, w world, u fixtures.User, rows []row, rules rules) (v verdict) {
+	t.Helper()
+	if p.answers == each || p.answers == strict {
+		statements := make([]string, len(rows))
+		for i, r := range rows {
+			statements[i] = p.statement(r)
+		}
+		for i, a := range attempts(t, tx, statements) {
+			v.decide(w, u, p, rows[i], a.outcome, p.want(w, u.ID, rows[i]), rules)
+		}
+		return v
+	}
+
+	var a attempted
+	if sql := p.statement(rows[0]); p.send != nil {
+		a = p.send(t, tx, sql)
+	} else {
+		a = attempts(t, tx, []string{sql})[0]
+	}
+	met := map[string]bool{}
+	for _, key := range a.keys {
+		met[key] = true
+	}
+	may := 0
+	for _, r := range rows {
+		got, want := a.outcome, p.want(w, u.ID, r)
+		if want == done {
+			may++
+		}
+		if got == done || got == filtered {
+			switch {
+			case p.answers == number:
+				got = want // each by itself; the number is below
+			case met[r.key]:
+				got = done
+			default:
+				got = filtered
+			}
+		}
+		v.decide(w, u, p, r, got, want, rules)
+		delete(met, r.key)
+	}
+	for key := range met {
+		v.problems = append(v.problems, fmt.Sprintf("%s %s %s %s by %s, which nobody has put there", u.Email, p.verb, rows[0].table, key, p.name))
+	}
+	if p.answers == number && a.rows != int64(may) {
+		v.problems = append(v.problems, fmt.Sprintf("%s %s %d rows of %s by %s, and may do so with %d: %s\n%s",
+			u.Email, p.verb, a.rows, rows[0].table, p.name, may, rules.on(p.verb, rows[0].table), w.evidence(u, p, rows[0], a.outcome, filtered)))
+	}
+	return v
+}
+
+// evidence is the second half of a problem: who the user is, what the model says and
+// the database did, and how to see it again.
+func (w world) evidence(u fixtures.User, p path, r row, got, want outcome) string {
+	var memberships []string
+	for _, m := range w.memberships {
+		if m.UserID != u.ID {
+			continue
+		}
+		text := m.Role + " of " + w.organizations[m.OrganizationID].name
+		if !m.Active {
+			text = "formerly " + text
+		}
+		if !w.live(m.OrganizationID) {
+			text += ", which is suspended"
+		}
+		memberships = append(memberships, text)
+	}
+	if memberships == nil {
+		memberships = []string{"member of nothing"}
+	}
+	role, claims := "anon", `{"role": "anon"}`
+	if u != stranger {
+		role, claims = "authenticated", fmt.Sprintf(`{"role": "authenticated", "sub": "%s"}`, u.ID)
+	}
+	return fmt.Sprintf(`    who:      %s
+    by:       %s
+    model:    %s
+    database: %s
+    again:    make db PHASE=phase4, then psql -U %s:
+              begin; set local role %s; set local request.jwt.claims = '%s'; %s; rollback;`,
+		strings.Join(memberships, "; "), p.name, want, got, pgtest.APIRole, role, claims, p.statement(r))
+}
