@@ -59,22 +59,29 @@ func (v *verdict) decide(w world, u fixtures.User, p path, r row, got, want outc
 // compare sends every path to every row that there is, as each of the users.
 func compare(t testing.TB, db *pgtest.DB, w world, users []fixtures.User, paths []path) (v verdict) {
 	t.Helper()
-	w.rows = slices.Concat(w.rows, auditRows(t, db))
+	w = w.withHistory(t, db)
 	w.requireAllTables(t)
 	rules := rulesOn(t, db)
+	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
+		v.add(compareIn(t, tx, w, u, paths, rules))
+	})
+	return v
+}
+
+// compareIn is compare in a session of one user.
+func compareIn(t testing.TB, tx pgx.Tx, w world, u fixtures.User, paths []path, rules rules) (v verdict) {
+	t.Helper()
 	byTable := map[string][]row{}
 	for _, r := range w.rows {
 		byTable[r.table] = append(byTable[r.table], r)
 	}
-	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
-		for _, table := range slices.Sorted(maps.Keys(byTable)) {
-			for _, p := range paths {
-				if p.fits(table) {
-					v.add(p.compare(t, tx, w, u, byTable[table], rules))
-				}
+	for _, table := range slices.Sorted(maps.Keys(byTable)) {
+		for _, p := range paths {
+			if p.fits(table) {
+				v.add(p.compare(t, tx, w, u, byTable[table], rules))
 			}
 		}
-	})
+	}
 	return v
 }
 

@@ -39,7 +39,7 @@ func TestPhase4Controls(t *testing.T) {
 		defer tx.Rollback(t.Context()) // the role is everybody's on this server, and only here is it another
 		_, err = tx.Exec(t.Context(), `alter role authenticated bypassrls`)
 		require.NoError(t, err)
-		requireSaid(t, leaksIn(t, db, migrated(), tx), " reads ")
+		requireSaid(t, leaksIn(t, db, migrated().withHistory(t, db), tx, fixtures.Users), " reads ")
 	})
 	t.Run("as the role that does not, in the same way", func(t *testing.T) {
 		t.Parallel()
@@ -47,7 +47,7 @@ func TestPhase4Controls(t *testing.T) {
 		tx, err := db.Superuser.Begin(t.Context())
 		require.NoError(t, err)
 		defer tx.Rollback(t.Context())
-		leaksIn(t, db, migrated(), tx).require(t)
+		leaksIn(t, db, migrated().withHistory(t, db), tx, fixtures.Users).require(t)
 	})
 	t.Run("along every path, of what the model says otherwise", func(t *testing.T) {
 		t.Parallel()

@@ -79,8 +79,10 @@ func (w world) candidates(u fixtures.User, owners []string) (rows []row) {
 				}
 			}
 		case "conversations":
+			conversation := r
 			for _, speaker := range []string{"user", "assistant", "system"} {
-				r.table, r.name, r.speaker = "messages", "New", speaker
+				r := conversation
+				r.table, r.key, r.conversation, r.name, r.speaker = "messages", "", r.key, "New", speaker
 				rows = append(rows, r)
 			}
 		}

@@ -56,19 +56,19 @@ func secured(t testing.TB) *pgtest.DB {
 func leaks(t testing.TB, db *pgtest.DB, w world) (v verdict) {
 	t.Helper()
 	require.NoError(t, actor.Anonymous().Do(t, db, func(tx pgx.Tx) error {
-		v = leaksIn(t, db, w, tx)
+		w = w.withHistory(t, db)
+		w.requireAllTables(t)
+		v = leaksIn(t, db, w, tx, append(slices.Clone(fixtures.Users), stranger))
 		return nil
 	}))
 	return v
 }
 
 // leaksIn is leaks in a session.
-func leaksIn(t testing.TB, db *pgtest.DB, w world, tx pgx.Tx) (v verdict) {
+func leaksIn(t testing.TB, db *pgtest.DB, w world, tx pgx.Tx, users []fixtures.User) (v verdict) {
 	t.Helper()
-	w.rows = slices.Concat(w.rows, auditRows(t, db))
-	w.requireAllTables(t)
 	rules := rulesOn(t, db)
-	forEachIn(t, tx, append(slices.Clone(fixtures.Users), stranger), func(tx pgx.Tx, u fixtures.User) {
+	forEachIn(t, tx, users, func(tx pgx.Tx, u fixtures.User) {
 		found, failures := readAll(t, tx)
 		reads := map[string]map[string]bool{}
 		for table, keys := range found {
@@ -145,6 +145,13 @@ func readRows(t testing.TB, tx pgx.Tx, query string) (reads map[string][]string,
 		return err
 	})
 	return reads, err
+}
+
+// withHistory is the world, and what the database has written down of it.
+func (w world) withHistory(t testing.TB, db *pgtest.DB) world {
+	t.Helper()
+	w.rows = slices.Concat(w.rows, auditRows(t, db))
+	return w
 }
 
 // auditRows is the audit log, which the database writes: whose a row is stands in it.

@@ -31,10 +31,12 @@ type row struct {
 	scope   fixtures.Level
 	creator string // the id of a user, as the next
 	user    string // whose it is: a conversation, a message, a membership
-	agent   string // the id of the one that a conversation is with
-	speaker string // of a message
-	code    string // of a use case or a capability, its own within the owner
 	deleted bool
+
+	agent        string // the id of the one that a conversation is with
+	conversation string // the id of the one that a message is of
+	speaker      string // of a message
+	code         string // of a use case or a capability, its own within the owner
 }
 
 // migrated is the world of the fixtures after the four phases.
@@ -76,7 +78,7 @@ func migrated() world {
 	}
 	for _, m := range fixtures.Messages {
 		r := conversations[m.ConversationID]
-		r.table, r.key, r.name = "messages", m.ID, m.Content
+		r.table, r.key, r.name, r.conversation, r.speaker = "messages", m.ID, m.Content, m.ConversationID, m.Role
 		w.rows = append(w.rows, r)
 	}
 	return w

@@ -145,7 +145,7 @@ func (r row) insertable() (columns, values string) {
 	case "conversations":
 		of = map[string]string{"title": r.name, "user_id": r.user, "owner_organization_id": r.owner, "agent_id": r.agent}
 	case "messages":
-		of = map[string]string{"content": r.name, "conversation_id": r.key, "role": r.speaker}
+		of = map[string]string{"content": r.name, "conversation_id": r.conversation, "role": r.speaker}
 	case "user_organizations":
 		of = map[string]string{"user_id": r.user, "organization_id": r.owner, "role": "viewer"}
 	case "organizations":
