@@ -33,6 +33,7 @@ func TestPhase4Decisions(t *testing.T) {
 		"what is there already is inserted by nobody who may not change": upserting,
 		"what is shared more widely is shared by whom it is for":         sharing,
 		"what is deleted is deleted by whom it is for":                   deleting,
+		"what the checklist's own policies say, where they are safe":     second,
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -193,6 +194,20 @@ func sharing(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v ver
 					v.decide(w, u, p, r, a.outcome, want, rules)
 				}
 			}
+		}
+	})
+	return v
+}
+
+// second lets users read and change what there is by the checklist's policies, too.
+func second(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v verdict) {
+	t.Helper()
+	literally(t, db)
+	literallyAgain(t, db)
+	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
+		if u != stranger {
+			v.add(literal(t, tx, w, u))
+			v.add(literalInserts(t, tx, w, u))
 		}
 	})
 	return v

@@ -56,6 +56,7 @@ var (
 	whenChanging  = along(compare, named("UPDATE without WHERE"), named("UPDATE RETURNING"))
 	whenSharing   = byEverybody(sharing)
 	whenDeleting  = byEverybody(deleting)
+	byChecklist   = byEverybody(second)
 )
 
 // named is the path of this name.
@@ -183,6 +184,14 @@ func mutants() []batch {
 				`alice@novartis.com does not see agents "Pharma-wide Agent" of Pfizer (tenant scope)`},
 			"nobody reads anything": {statement(`drop policy users_view_accessible_agents on public.agents`),
 				`alice@novartis.com does not see agents "Novartis RA Agent" of Novartis (organization scope): no policy`},
+		}),
+		alone(byChecklist, map[string]mutant{
+			"nobody is a tenant's, as the checklist has it": {instead("authz.audiences_of(uuid)", "authz.shared_key(o.tenant_organization_id)", "o.id"),
+				`alice@novartis.com reads agents "Pharma-wide Agent" of Pfizer (tenant scope) by the checklist's policies, and not by ours`},
+			"former members are members, as the checklist has them not": {without("authz.organizations_of(uuid,text[])", "and uo.is_active "),
+				`eve@novartis.com inserts agents "New" of Novartis (organization scope) as made by eve@novartis.com by our policies, and not by the checklist's`},
+			"members change what others made, as the checklist has it not": {instead("authz.admin_organizations()", "{admin}", "{admin,member}"),
+				`alice@novartis.com changes agents "Agent of a former member" of Novartis (organization scope) by our policies, and not by the checklist's`},
 		}),
 		together(whenInserting, map[string]mutant{
 			"former members write": {without("authz.organizations_of(uuid,text[])", "and uo.is_active "),

@@ -26,6 +26,7 @@ func TestPhase4Worlds(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "success-criteria/security/rls-policies-enforce-data-isolation")
 	db := pgtest.New(t, schema.Phase4)
+	literally(t, db)
 	session := db.Connect(t, pgtest.APIRole)
 	rules := rulesOn(t, db)
 
@@ -36,10 +37,16 @@ func TestPhase4Worlds(t *testing.T) {
 		for n := rapid.IntRange(0, 3).Draw(rt, "changes"); ; n-- {
 			tx, err := session.Begin(t.Context())
 			require.NoError(t, err)
+			if n == 0 {
+				literallyAgain(t, db)
+			}
 			known := w.withHistory(t, db)
 			v := leaksIn(t, db, known, tx, w.users)
 			forEachIn(t, tx, w.users, func(tx pgx.Tx, u fixtures.User) {
 				v.add(compareIn(t, tx, known, u, changingMany, rules))
+				if n == 0 {
+					v.add(literal(t, tx, known, u))
+				}
 			})
 			require.NoError(t, tx.Rollback(t.Context()))
 			decisions.Add(int64(v.decisions))
