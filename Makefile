@@ -37,6 +37,11 @@ test: ## run the tests; finds or installs a PostgreSQL server (MAJOR=18, PKG=./r
 test-container: ## run the tests on PostgreSQL in a container (PKG=, RUN=, ARGS=)
 	@.ci/with-container $(gotest)
 
+.PHONY: golden
+golden: ## write down anew who may do what to which row, and what each scenario answers, for the review
+	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios' ./rls_test
+	@git status --short schema/access rls_test/testdata
+
 .PHONY: bench
 bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCALE=1 BENCH=. ARGS=-benchtime=200x)
 	@MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=60m -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS) ./perf_test/...

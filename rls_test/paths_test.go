@@ -45,12 +45,12 @@ var allowed = map[string][]verb{
 // setting is a change of each table that reads nothing of the row: what an UPDATE
 // reads, it needs a policy for SELECT for.
 var setting = map[string]string{
-	"agents":              "updated_at = now()",
-	"knowledge_documents": "updated_at = now()",
-	"prompts":             "updated_at = now()",
-	"workflows":           "updated_at = now()",
-	"use_cases":           "updated_at = now()",
-	"capabilities":        "updated_at = now()",
+	"agents":              "name = 'New'",
+	"knowledge_documents": "title = 'New'",
+	"prompts":             "name = 'New'",
+	"workflows":           "name = 'New'",
+	"use_cases":           "title = 'New'",
+	"capabilities":        "name = 'New'",
 	"conversations":       "status = 'archived'",
 	"messages":            "content = 'New'",
 	"organizations":       "name = 'New'",
