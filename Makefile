@@ -17,6 +17,9 @@ ARGS ?=
 absolute = $(if $($(1)),$(eval override $(1) := $(abspath $($(1)))))
 $(foreach variable,SCHEMA_DIR BASELINE_DUMP TEST_POSTGRES_BIN,$(call absolute,$(variable)))
 
+# Who asks; make itself has a variable of this name, for an assembler.
+AS :=
+
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # -count=1: what a database answers is not part of the key of Go's test cache.
@@ -49,6 +52,15 @@ bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCAL
 .PHONY: db
 db: ## make a database to look around in, print its URLs, and drop it when interrupted (PHASE=phase4)
 	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb $(if $(PHASE),-phase '$(PHASE)')
+
+.PHONY: shell
+shell: ## psql as somebody, on a database made for it (AS=alice@novartis.com, PHASE=phase4)
+	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb -phase '$(or $(PHASE),phase4)' -as '$(or $(AS),anonymous)'
+
+.PHONY: why
+why: ## why somebody may, or may not (AS=bob@pfizer.com TABLE=agents ID='Novartis RA Agent' VERB=select)
+	@$(if $(and $(AS),$(TABLE),$(ID)),,echo "say who does it to which row: make why AS=bob@pfizer.com TABLE=agents ID='Novartis RA Agent'" >&2; exit 1;) \
+	MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb -as '$(AS)' -table '$(TABLE)' -id '$(ID)' -verb '$(or $(VERB),select)'
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy

@@ -162,11 +162,15 @@ func (w world) evidence(u fixtures.User, p path, r row, got, want outcome) strin
 	if u != stranger {
 		role, claims = "authenticated", fmt.Sprintf(`{"role": "authenticated", "sub": "%s"}`, u.ID)
 	}
+	ask := ""
+	if verb := map[verb]string{read: "select", change: "update", remove: "delete"}[p.verb]; verb != "" && u != stranger && tables[r.table] == "id::text" {
+		ask = fmt.Sprintf("\n    why:      make why AS=%s TABLE=%s ID=%s VERB=%s, if it is one of the fixtures", u.Email, r.table, r.key, verb)
+	}
 	return fmt.Sprintf(`    who:      %s
     by:       %s
     model:    %s
     database: %s
     again:    make db PHASE=phase4, then psql -U %s:
-              begin; set local role %s; set local request.jwt.claims = '%s'; %s; rollback;`,
-		strings.Join(memberships, "; "), p.name, want, got, pgtest.APIRole, role, claims, p.statement(r))
+              begin; set local role %s; set local request.jwt.claims = '%s'; %s; rollback;%s`,
+		strings.Join(memberships, "; "), p.name, want, got, pgtest.APIRole, role, claims, p.statement(r), ask)
 }
