@@ -255,7 +255,7 @@ language plpgsql set search_path = ''
 as $$
 begin
     new.parent_organization_type := case new.organization_type
-        when 'organization' then 'tenant'
+        when 'organization' then 'tenant'::public.organization_type
         when 'tenant' then 'platform'
     end;
     new.tenant_organization_id := case new.organization_type

@@ -214,7 +214,7 @@ language plpgsql stable parallel safe security definer set search_path = ''
 as $$
 begin
     if p_user_id is null then
-        return '{}';
+        return '{}'::uuid[];
     end if;
     return authz.shared_key('00000000-0000-0000-0000-000000000001') || array(
         select distinct key.value
@@ -246,7 +246,7 @@ language plpgsql stable parallel safe security definer set search_path = ''
 as $$
 begin
     if p_user_id is null then
-        return '{}';
+        return '{}'::uuid[];
     end if;
     return '00000000-0000-0000-0000-000000000001'::uuid || array(
         select distinct visible.id
