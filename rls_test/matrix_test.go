@@ -86,7 +86,7 @@ func takeMatrix(t testing.TB, db *pgtest.DB) matrix {
 		if !exists { // a later phase makes it
 			continue
 		}
-		rows, err := db.Superuser.Query(t.Context(), fmt.Sprintf(`select %s, %s from public.%s order by 2 collate "C"`, tables[table], labels[table], table))
+		rows, err := db.Superuser.Query(t.Context(), fmt.Sprintf(`select k, n from (select %s, %s from public.%s) as r (k, n) order by n collate "C"`, tables[table], labels[table], table))
 		require.NoError(t, err)
 		names[table] = map[string]string{}
 		var key, name string

@@ -248,6 +248,8 @@ func testAudit(t *testing.T) {
 					"DELETE", "agents", nil, map[string]any{"name": fixtures.NovartisDraft.Name, "created_by": alice}, nil},
 				"a member's end": {fixtures.Adam, `delete from public.user_organizations where user_id = '` + alice + `'`,
 					"DELETE", "user_organizations", &adam, map[string]any{"user_id": alice, "role": "member"}, nil},
+				"what an admin may not read of his organization": {service, `update public.organizations set name = 'Novartis AG', settings = '{"key": "Secret"}', domain = 'Secret' where id = '` + fixtures.Novartis.ID + `'`,
+					"UPDATE", "organizations", nil, map[string]any{"name": "Novartis"}, map[string]any{"name": "Novartis AG", "settings": "(private)", "domain": "(private)"}},
 				"a message, without its words": {fixtures.Alice, `insert into public.messages (conversation_id, role, content) values ('` + conversation.ID + `', 'user', 'Secret')`,
 					"INSERT", "messages", &alice, nil, map[string]any{"content": "(private)", "role": "user", "conversation_id": conversation.ID}},
 			} {

@@ -530,14 +530,26 @@ create policy admins_view_audit_logs on public.audit_logs for select to authenti
 
 -- Audit -----------------------------------------------------------------------------------------------------------
 
--- An organization's admins read its audit log, and must not read there what its people write to an assistant.
-create or replace function audit.shown(p_key text, p_value jsonb, p_private boolean) returns jsonb
+-- An organization's admins read its audit log, and must not read there what its people write to an assistant, nor what
+-- they may not read in the table itself: the settings of an organization hold whatever the backend needs.
+create or replace function audit.shown_columns(p_table regclass, p_class text) returns text[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return case p_class
+        when 'private' then '{id,user_id,owner_organization_id,tenant_id,agent_id,conversation_id,role,status,mode,created_at,updated_at,deleted_at}'::text[]
+        else array(
+            select a.attname
+            from pg_catalog.pg_attribute a
+            where a.attrelid = p_table and a.attnum > 0 and has_column_privilege('authenticated', p_table, a.attnum, 'SELECT')
+        )
+    end;
+end
+$$;
+
+create or replace function audit.shown(p_key text, p_value jsonb, p_columns text[]) returns jsonb
 language sql immutable parallel safe
-return case
-    when p_private and p_value <> 'null' and p_key not in ('id', 'user_id', 'owner_organization_id', 'tenant_id', 'agent_id',
-        'conversation_id', 'role', 'status', 'mode', 'created_at', 'updated_at', 'deleted_at') then '"(private)"'
-    else p_value
-end;
+return case when p_value = 'null' or p_key = any (p_columns) then p_value else '"(private)"' end;
 
 create or replace function audit.organization_of(p_table name, p_row jsonb) returns uuid
 language plpgsql stable set search_path = ''
@@ -560,19 +572,19 @@ create or replace function audit.record() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
-    private constant boolean := tg_argv[0] = 'private';
+    columns constant text[] := audit.shown_columns(tg_relid, tg_argv[0]);
     caller constant uuid := auth.uid();
     acting constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
 begin
     if tg_op = 'INSERT' then
         insert into public.audit_logs (organization_id, user_id, actor_role, action, resource_type, resource_id, new_values)
         select audit.organization_of(tg_table_name, c.after), caller, acting, tg_op, tg_table_name, c.after ->> 'id',
-            (select jsonb_object_agg(v.key, audit.shown(v.key, v.value, private)) from jsonb_each(c.after) as v)
+            (select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.after) as v)
         from (select to_jsonb(new__) as after from new_rows new__) as c;
     elsif tg_op = 'DELETE' then
         insert into public.audit_logs (organization_id, user_id, actor_role, action, resource_type, resource_id, old_values)
         select audit.organization_of(tg_table_name, c.before), caller, acting, tg_op, tg_table_name, c.before ->> 'id',
-            (select jsonb_object_agg(v.key, audit.shown(v.key, v.value, private)) from jsonb_each(c.before) as v)
+            (select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.before) as v)
         from (select to_jsonb(old__) as before from old_rows old__) as c;
     else
         insert into public.audit_logs
@@ -588,8 +600,8 @@ begin
         ) as c
         cross join lateral (
             select
-                jsonb_object_agg(v.key, audit.shown(v.key, c.before -> v.key, private)) as old_values,
-                jsonb_object_agg(v.key, audit.shown(v.key, c.after -> v.key, private)) as new_values
+                jsonb_object_agg(v.key, audit.shown(v.key, c.before -> v.key, columns)) as old_values,
+                jsonb_object_agg(v.key, audit.shown(v.key, c.after -> v.key, columns)) as new_values
             from jsonb_each(coalesce(c.after, c.before)) as v
             where c.before -> v.key is distinct from c.after -> v.key
         ) as changed
