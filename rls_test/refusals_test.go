@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
@@ -37,6 +39,35 @@ func testVerification(t *testing.T) {
 	})
 }
 
+// beside makes a schema that the API's roles may use, and leaves its owner in charge.
+const beside = `create schema reporting authorization tenancy_owner; grant usage on schema reporting to anon, authenticated; set local role tenancy_owner;`
+
+// testGrants is what somebody has granted beside: phase 4 takes it back, and its
+// rollback gives it again.
+func testGrants(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+	_, err := db.Superuser.Exec(t.Context(), `
+		grant all on schema public to anon, authenticated, service_role;
+		grant truncate, references, trigger on public.prompts to tenancy_api;
+		grant references (id) on public.agents to tenancy_api;
+		set local role tenancy_owner;
+		alter default privileges grant all on tables to anon, authenticated;
+		alter default privileges grant all on functions to anon;
+		do $$ begin execute format('grant temporary on database %I to authenticated', current_database()); end $$`, pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+	before := phasetest.Catalog(t, db)
+	db.Migrate(t, schema.Phase4)
+	require.Empty(t, privilegeProblems(t, db))
+	phasetest.Exec(t, db, `create table public.later (id integer)`)
+	check(t, db, map[string]step{
+		"nobody reads what is made later": {as(fixtures.Alice), `select from public.later`, denied},
+	})
+	phasetest.Exec(t, db, `drop table public.later`)
+	db.Rollback(t, schema.Phase4)
+	require.Empty(t, catalog.Diff(before, phasetest.Catalog(t, db)))
+}
+
 func testRefusals(t *testing.T) {
 	t.Parallel()
 	for what, test := range map[string]struct {
@@ -58,8 +89,25 @@ func testRefusals(t *testing.T) {
 		"a role that does not own a table": {schema.Phase3, `alter table public.prompts owner to service_role`,
 			"phase 4 must run as the owner of the tables, and tenancy_owner does not own public.prompts"},
 		"a view of somebody else, which phase 4 cannot close": {schema.Phase3, `
-			create view public.everything as select * from public.agents; grant select on public.everything to anon`,
-			"phase 4 did not close the database:\n  anon may "},
+			create view public.everything as select * from public.agents; revoke all on public.everything from anon; grant select on public.everything to authenticated`,
+			"somebody else owns what phase 4 must close in schema public: public.everything"},
+		"a function of somebody else": {schema.Phase3, `
+			create function public.everything() returns setof public.agents language sql security definer as 'select * from public.agents';
+			revoke all on function public.everything() from public, anon`,
+			"somebody else owns what phase 4 must close in schema public: public.everything()"},
+		"a view in another schema": {schema.Phase3, beside + `
+			create view reporting.agents as select * from public.agents; grant select on reporting.agents to anon;`,
+			"these show API roles what row level security hides: reporting.agents"},
+		"a view of a view there": {schema.Phase3, beside + `
+			create view reporting.base with (security_invoker = true) as select * from public.agents;
+			create view reporting.agents as select name from reporting.base; grant select on reporting.base, reporting.agents to authenticated;`,
+			"these show API roles what row level security hides: reporting.agents"},
+		"a materialised view there": {schema.Phase3, beside + `
+			create materialized view reporting.agents as select * from public.agents; grant select on reporting.agents to authenticated;`,
+			"these show API roles what row level security hides: reporting.agents"},
+		"a function there, which runs as the owner": {schema.Phase3, beside + `
+			create function reporting.everything() returns setof public.conversations language sql security definer as 'select * from public.conversations';`,
+			"these show API roles what row level security hides: reporting.everything()"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -74,7 +122,18 @@ func testRefusals(t *testing.T) {
 		db := pgtest.New(t, schema.Phase3, fixtures.World()...)
 		_, err := db.Superuser.Exec(t.Context(), fmt.Sprintf(`alter database %s owner to service_role; grant all on schema public to tenancy_owner`, db.Name))
 		require.NoError(t, err)
-		phasetest.RefusesMigration(t, db, schema.Phase4, "phase 4 did not close the database:\n  public may create temporary tables, and tenancy_owner does not own the database")
+		phasetest.RefusesMigration(t, db, schema.Phase4, "\n  public may create temporary tables, and tenancy_owner does not own the database")
+	})
+	t.Run("not what somebody has looked at, or what holds its reader to the policies", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+		_, err := db.Superuser.Exec(t.Context(), beside+`
+			create view reporting.total as select count(*) from public.agents; grant select on reporting.total to authenticated;
+			insert into tenancy.trusted_object values ('reporting.total', 'a number');
+			create view reporting.agents with (security_invoker = true) as select * from public.agents; grant select on reporting.agents to authenticated;
+			create view reporting.closed as select * from public.agents;`)
+		require.NoError(t, err)
+		db.Migrate(t, schema.Phase4)
 	})
 	t.Run("another migration is running", func(t *testing.T) {
 		t.Parallel()

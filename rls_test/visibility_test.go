@@ -34,6 +34,7 @@ func TestPhase4(t *testing.T) {
 	t.Run("Directory", testDirectory)
 	t.Run("Audit", testAudit)
 	t.Run("Again", testAgain)
+	t.Run("Other grants", testGrants)
 	t.Run("Refusals", testRefusals)
 }
 

@@ -33,6 +33,65 @@ begin
             using hint = 'Connect as the role that owns them.';
     end if;
 
+    -- What this role may not alter, it cannot close.
+    select string_agg(o.identity, ', ' order by o.identity) into culprits
+    from (
+        select c.oid::regclass::text as identity, c.oid, 'pg_class'::regclass as catalog
+        from pg_catalog.pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relkind in ('v', 'm', 'f', 'S') and not pg_has_role(c.relowner, 'USAGE')
+        union all
+        select p.oid::regprocedure::text, p.oid, 'pg_proc'::regclass
+        from pg_catalog.pg_proc p
+        where p.pronamespace = 'public'::regnamespace and not pg_has_role(p.proowner, 'USAGE')
+    ) as o
+    where not exists (
+        select from pg_catalog.pg_depend d where d.classid = o.catalog and d.objid = o.oid and d.deptype = 'e'
+    );
+    if culprits is not null then
+        raise exception 'somebody else owns what phase 4 must close in schema public: %', culprits
+            using hint = format('Give them to %s (ALTER … OWNER TO), or move them to a schema that no API role may use.', current_user);
+    end if;
+
+    -- Beside public, a view or a function of the owner reads the tables past row level security, too.
+    with recursive reader (oid) as (
+        select to_regclass('public.' || t.table_name)::oid from tenancy.classified_table t
+        union
+        select w.ev_class
+        from reader r
+        join pg_catalog.pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid and d.classid = 'pg_rewrite'::regclass
+        join pg_catalog.pg_rewrite w on w.oid = d.objid
+    )
+    select string_agg(distinct o.identity, ', ' order by o.identity) into culprits
+    from (
+        select c.oid::regclass::text as identity
+        from reader
+        join pg_catalog.pg_class c on c.oid = reader.oid
+        cross join (values ('anon'), ('authenticated')) as api (role)
+        where c.relkind in ('v', 'm')
+          and c.relnamespace <> 'public'::regnamespace
+          and (c.relkind = 'm' or not coalesce(c.reloptions @> '{security_invoker=true}', false))
+          and has_schema_privilege(api.role, c.relnamespace, 'USAGE')
+          and has_any_column_privilege(api.role, c.oid, 'SELECT, INSERT, UPDATE')
+        union
+        select p.oid::regprocedure::text
+        from pg_catalog.pg_proc p
+        join pg_catalog.pg_roles r on r.oid = p.proowner
+        cross join (values ('anon'), ('authenticated')) as api (role)
+        where p.prosecdef
+          -- A superuser's are those of the server and of extensions.
+          and not r.rolsuper
+          and pg_has_role(p.proowner, (select c.relowner from pg_catalog.pg_class c where c.oid = 'public.organizations'::regclass), 'USAGE')
+          and p.pronamespace::regnamespace::text not in ('public', 'authz', 'audit', 'tenancy')
+          and has_schema_privilege(api.role, p.pronamespace, 'USAGE')
+          and has_function_privilege(api.role, p.oid, 'EXECUTE')
+    ) as o
+    where o.identity not in (select t.identity from tenancy.trusted_object t);
+    if culprits is not null then
+        raise exception 'these show API roles what row level security hides: %', culprits
+            using hint = 'Revoke them from anon and authenticated, make views security_invoker and functions SECURITY INVOKER, '
+                'or, after a look at each, insert it into tenancy.trusted_object.';
+    end if;
+
     select string_agg(c.relname, ', ' order by c.relname) into culprits
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace
@@ -120,8 +179,9 @@ begin
     from pg_catalog.pg_default_acl d
     cross join aclexplode(d.defaclacl) as a
     where d.defaclrole = current_user::regrole
-      and d.defaclnamespace = 'public'::regnamespace
+      and d.defaclnamespace in (0, 'public'::regnamespace)
       and d.defaclobjtype in ('r', 'S', 'f')
+      and a.grantee <> d.defaclrole
     union all
     select 4, 'alter default privileges grant execute on functions to public'
     where not exists (
@@ -129,18 +189,19 @@ begin
         where d.defaclrole = current_user::regrole and d.defaclnamespace = 0 and d.defaclobjtype = 'f'
     )
     union all
-    select 4, o.statement
+    select 4, format(o.statement, case a.grantee when 0 then 'public' else a.grantee::regrole::text end)
     from (
         -- Without its name: a copy of the database has another.
         select coalesce(datacl, acldefault('d', datdba)) as acl, 'TEMPORARY' as privilege,
-            'do $do$ begin execute format(''grant temporary on database %I to public'', current_database()); end $do$' as statement
+            'do $do$ begin execute format(''grant temporary on database %%I to %s'', current_database()); end $do$' as statement
         from pg_catalog.pg_database where datname = current_database()
         union all
-        select coalesce(nspacl, acldefault('n', nspowner)), 'CREATE', 'grant create on schema public to public'
+        select coalesce(nspacl, acldefault('n', nspowner)), 'CREATE', 'grant create on schema public to %s'
         from pg_catalog.pg_namespace where nspname = 'public'
     ) as o
     cross join aclexplode(o.acl) as a
-    where a.grantee = 0 and a.privilege_type = o.privilege
+    where a.privilege_type = o.privilege
+      and (a.grantee = 0 or a.grantee::regrole::text in ('anon', 'authenticated', 'service_role', 'authenticator'))
 
     -- Views that read as their owner, whom row level security does not hold.
     union all
@@ -221,11 +282,40 @@ begin
         execute format('grant execute on routine %s to service_role', target.routine);
     end loop;
 
-    execute format('revoke temporary on database %I from public', current_database());
+    -- Nobody but the owner empties a table, refers to it or puts a trigger on it, whatever his role is.
+    for target in
+        select c.oid::regclass as relation, a.privilege_type as privilege,
+            case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
+        from pg_catalog.pg_class c
+        cross join lateral (
+            select grantee, privilege_type from aclexplode(c.relacl)
+            union
+            select x.grantee, x.privilege_type
+            from pg_catalog.pg_attribute t
+            cross join aclexplode(t.attacl) as x
+            where t.attrelid = c.oid
+        ) as a
+        where c.relnamespace = 'public'::regnamespace
+          and c.relkind in ('r', 'p', 'v', 'm')
+          and a.grantee <> c.relowner
+          and a.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+    loop
+        execute format('revoke %s on %s from %s', target.privilege, target.relation, target.grantee);
+    end loop;
+
+    for target in
+        select case r.role when 'public' then 'public' else quote_ident(r.role) end as role
+        from unnest(array['public', 'anon', 'authenticated', 'service_role', 'authenticator']) as r (role)
+        where r.role = 'public' or exists (select from pg_catalog.pg_roles p where p.rolname = r.role)
+    loop
+        execute format('revoke temporary on database %I from %s', current_database(), target.role);
+        execute format('revoke create on schema public from %s', target.role);
+        execute format('alter default privileges revoke all on tables from %s', target.role);
+        execute format('alter default privileges revoke all on sequences from %s', target.role);
+        execute format('alter default privileges revoke all on functions from %s', target.role);
+    end loop;
 end
 $$;
-
-revoke create on schema public from public;
 
 -- What is made in public later starts closed: to PUBLIC it takes the global form, the one in a schema cannot.
 alter default privileges in schema public revoke all on tables from anon, authenticated, service_role;
@@ -234,7 +324,6 @@ alter default privileges in schema public revoke all on functions from anon, aut
 alter default privileges in schema public grant select, insert, update, delete on tables to service_role;
 alter default privileges in schema public grant usage, select on sequences to service_role;
 alter default privileges in schema public grant execute on functions to service_role;
-alter default privileges revoke execute on functions from public;
 
 -- The old application's last traces: a flag in metadata, which users may write, must not share a row any more.
 do $$
@@ -688,8 +777,7 @@ begin
         cross join aclexplode(c.relacl) as a
         where c.relnamespace = 'public'::regnamespace
           and (a.grantee in (0, 'anon'::regrole)
-               or a.grantee in ('authenticated'::regrole, 'service_role'::regrole)
-                  and a.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER'))
+               or a.grantee <> c.relowner and a.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER'))
         union all
         select format('%s may execute %s', case a.grantee when 0 then 'public' else a.grantee::regrole::text end, p.oid::regprocedure)
         from pg_catalog.pg_proc p
@@ -702,6 +790,14 @@ begin
         from pg_catalog.pg_database d
         cross join aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) as a
         where d.datname = current_database() and a.grantee = 0 and a.privilege_type = 'TEMPORARY'
+        union all
+        select format('%s may create objects in schema public', api.role)
+        from (values ('anon'), ('authenticated'), ('service_role')) as api (role)
+        where has_schema_privilege(api.role, 'public', 'CREATE')
+        union all
+        select format('%s may create temporary tables', api.role)
+        from (values ('anon'), ('authenticated'), ('service_role')) as api (role)
+        where has_database_privilege(api.role, current_database(), 'TEMPORARY')
     ) as problem;
     if found is not null then
         raise exception e'phase 4 did not close the database:\n  %', found

@@ -51,7 +51,8 @@ begin
         execute step.statement;
     end loop;
 
-    drop table tenancy.completed_phase, tenancy.undo, tenancy.organization_mapping, tenancy.legacy_tenant, tenancy.classified_table;
+    drop table tenancy.completed_phase, tenancy.undo, tenancy.organization_mapping, tenancy.legacy_tenant, tenancy.trusted_object,
+        tenancy.classified_table;
     drop schema tenancy;
     drop schema authz;
 end
