@@ -2,6 +2,7 @@ package rollback_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -119,6 +120,7 @@ func TestRollbackPhase4(t *testing.T) {
 	t.Run("Access as it was", testAccess)
 	t.Run("Somebody's own policies and privileges", testOwnAccess)
 	t.Run("What was written meanwhile", testWrittenMeanwhile)
+	t.Run("Codes that two have", testSharedCodes)
 	t.Run("A copy of the database", func(t *testing.T) {
 		t.Parallel()
 		// Every database of a test is a copy of one in which the migrations ran.
@@ -204,4 +206,29 @@ func testWrittenMeanwhile(t *testing.T) {
 	require.Equal(t, 1, count(row), "the row stays")
 	require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Alice), "Made in phase 4", "the old policies know whose the row is")
 	require.NotContains(t, phasetest.VisibleAgents(t, db, fixtures.Bob), "Made in phase 4")
+}
+
+// Phase 4 lets two organizations use one code, and any writer do it: that must not shut
+// the way back.
+func testSharedCodes(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase4, fixtures.World()...)
+	const insert = `insert into public.use_cases (code, title, owner_organization_id) values ('UC-TWICE', 'New', $1)`
+	phasetest.Exec(t, db, insert, fixtures.Novartis.ID)
+	phasetest.Exec(t, db, insert, fixtures.Pfizer.ID)
+	f, err := schema.Rollback(schema.Phase4)
+	require.NoError(t, err)
+	log, err := db.Run(t, f)
+	require.NoError(t, err)
+	var said []string
+	for _, step := range log.Steps {
+		said = append(said, step.Notices...)
+	}
+	text := strings.Join(said, "\n")
+	require.Contains(t, text, "WARNING: not restored, because of rows that phase 4 allows: Key (code)=(UC-TWICE) is duplicated.")
+	require.Contains(t, text, "then run: alter table public.use_cases add constraint use_cases_code_key UNIQUE (code)")
+	require.Contains(t, text, "softly deleted, and rows like any other from now on: 2 rows of agents")
+	require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Alice), "Novartis RA Agent")
+	_, err = db.Owner.Exec(t.Context(), `insert into public.capabilities (code, name) values ('CAP-PFE-1', 'New')`)
+	require.ErrorContains(t, err, "capabilities_code_key", "what can be restored is")
 }

@@ -1,7 +1,8 @@
 -- What:  takes phase 4 back: the policies, privileges and triggers of phase 3 return as they were. The audit history stays.
 -- Needs: phase 4, run by the owner of the tables and of the database. Undo: run phase 4 again.
--- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting. All or nothing, in one
---        transaction. From then on the database is as open as it was.
+-- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting, and on use_cases and
+--        capabilities while the unique indexes of their codes are built. All or nothing, in one transaction. From then on
+--        the database is as open as it was: to the old policies a row that was softly deleted is a row like any other.
 
 \set ON_ERROR_STOP on
 
@@ -12,6 +13,8 @@ set local search_path = '';
 do $$
 declare
     step record;
+    detail text;
+    hidden bigint;
 begin
     if to_regclass('tenancy.completed_phase') is null
         or not exists (select from tenancy.completed_phase where phase = 4) then
@@ -70,7 +73,24 @@ begin
     grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid) to anon;
 
     for step in select statement from tenancy.undo where phase = 4 order by id desc loop
-        execute step.statement;
+        begin
+            execute step.statement;
+        exception when unique_violation then
+            -- Two organizations use one code by now, which phase 4 allows. That must not shut the way back.
+            get stacked diagnostics detail = pg_exception_detail;
+            raise warning 'not restored, because of rows that phase 4 allows: %. Correct them, then run: %', detail, step.statement;
+        end;
+    end loop;
+    for step in
+        select t.table_name
+        from tenancy.classified_table t
+        where t.class = 'resource' and to_regclass('public.' || t.table_name) is not null
+        order by t.table_name
+    loop
+        execute format('select count(*) from public.%I where deleted_at is not null', step.table_name) into hidden;
+        if hidden > 0 then
+            raise notice 'softly deleted, and rows like any other from now on: % rows of %', hidden, step.table_name;
+        end if;
     end loop;
     delete from tenancy.undo where phase = 4;
     delete from tenancy.completed_phase where phase = 4;
