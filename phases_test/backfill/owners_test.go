@@ -27,6 +27,9 @@ func testOwners(t *testing.T) {
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	novartis, pfizer, quarantine := fixtures.Novartis.ID, fixtures.Pfizer.ID, fixtures.QuarantineOrganizationID
 	const nowhere, private = "00000001-0000-4000-8000-000000000098", fixtures.OrganizationLevel
+	const moved = "00000002-0000-4000-8000-000000000098"
+	phasetest.Exec(t, db, `insert into public.users (id, email) values ($1, 'moved@pfizer.com')`, moved)
+	phasetest.Exec(t, db, `insert into public.user_organizations (user_id, organization_id, is_active) values ($1, $2, false), ($1, $3, true)`, moved, novartis, pfizer)
 
 	tests := []struct {
 		name                   string
@@ -44,6 +47,7 @@ func testOwners(t *testing.T) {
 		{"both gone", nowhere, nowhere, fixtures.Bob.ID, private, `{}`, derive(pfizer, private)},
 		{"a creator who is not there", "", "", nowhere, private, `{}`, derive(quarantine, private)},
 		{"a creator of no organization", "", "", fixtures.Nobody.ID, private, `{}`, derive(quarantine, private)},
+		{"a creator who made it before he came from elsewhere, or after", "", "", moved, private, `{}`, derive(quarantine, private)},
 		{"a scope that is given stands", novartis, novartis, "", fixtures.TenantLevel, `{}`, derive(novartis, fixtures.TenantLevel)},
 		{"a scope that is given stands against a flag", novartis, novartis, "", private, `{"is_public": true}`, derive(novartis, private)},
 		{"a scope that the platform cannot have is narrowed", fixtures.Platform.ID, fixtures.Platform.ID, "", fixtures.TenantLevel, `{}`, derive(fixtures.PlatformID, private)},

@@ -127,6 +127,17 @@ func testPlaces(t *testing.T) {
 			})
 		}
 	})
+	t.Run("The key in a tenant's settings beats that in its column, as for the old policies", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		phasetest.Exec(t, db, `update public.organizations set settings = '{"tenant_key": "pharma-hq"}' where id = $1`, pharma)
+		old := insertOrganization(t, db, 100, organization{Name: "By the old key", Key: "pharma"})
+		new := insertOrganization(t, db, 101, organization{Name: "By the new key", Key: "pharma-hq"})
+		db.Migrate(t, schema.Phase2)
+		found := places(t, db)
+		require.Equal(t, quarantine, found[old].Parent)
+		require.Equal(t, pharma, found[new].Parent)
+	})
 	t.Run("An organization that the new application makes afterwards stays as it says", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
@@ -182,6 +193,15 @@ func testSlugs(t *testing.T) {
 			}
 		})
 	}
+	t.Run("A thousand of one name, some of which have a number already", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		phasetest.Exec(t, db, `insert into public.organizations (name, slug) select 'Taken', 'personal-' || n from generate_series(10, 1000, 10) n`)
+		phasetest.Exec(t, db, `insert into public.organizations (name, tenant_key) select 'Personal', 'pharma' from generate_series(1, 1000)`)
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, []int{1100}, query[int](t, db, `select count(distinct slug)::int from public.organizations where slug ~ '^personal(-\d+)?$'`))
+		require.Equal(t, []int{100}, query[int](t, db, `select count(*)::int from public.organizations where name = 'Taken' and slug ~ '^personal-\d+0$'`))
+	})
 	t.Run("Of two that are made at once, the second waits for the first, and gets a number", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)

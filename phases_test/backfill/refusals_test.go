@@ -97,6 +97,13 @@ func testRefusals(t *testing.T) {
 		refused("the parent of %s ('Digital Health') is %s, which is no platform", digital, pharma)
 		refused("the slug 'same' is that of %s, %s", add(organization{Name: "G", Slug: "same"}, ""), add(organization{Name: "H", Slug: "same"}, ""))
 
+		phasetest.Exec(t, db, `alter table public.organizations add constraint organizations_domain_key unique (domain)`)
+		phasetest.Exec(t, db, `update public.organizations set domain = 'vital.example' where id = $1`, platform)
+		refused("the platform's row cannot be moved to the id %s, because of the unique index public.organizations_domain_key", fixtures.PlatformID)
+		const shares = "0000000c-0000-f000-8000-000000000001"
+		steal(shares)
+		refused("%s is an id that stands for what an organization shares: 'Roche'", shares)
+
 		definitions, data := phasetest.Catalog(t, db), phasetest.Data(t, db)
 		_, err := db.Run(t, f)
 		refusal, ok := errors.AsType[*pgconn.PgError](err)

@@ -207,6 +207,14 @@ func testRollbackRefusals(t *testing.T) {
 	t.Parallel()
 	f, err := schema.Rollback(schema.Phase2)
 	require.NoError(t, err)
+	t.Run("of phase 1, while phase 2 has begun", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		phasetest.Exec(t, db, `delete from tenancy.completed_phase where phase = 2`)
+		below, err := schema.Rollback(schema.Phase1)
+		require.NoError(t, err)
+		phasetest.Refuses(t, db, below, "phase 2 has begun: roll it back before phase 1")
+	})
 	t.Run("phase 3 is complete", func(t *testing.T) {
 		t.Parallel()
 		phasetest.Refuses(t, pgtest.New(t, schema.Phase3, fixtures.World()...), f, "phase 3 is complete: roll it back before phase 2")

@@ -1,8 +1,9 @@
 -- What:  phase 2, backfill. Gives every organization its place in the hierarchy, and every row its owner and its scope.
 -- Needs: phase 1, run by the owner of the tables, outside a transaction (psql -f). Undo: the phase 2 rollback.
--- Locks: each table against writing, for the moment that making a trigger takes; then rows, 5,000 at a time, each batch in
---        a transaction of its own. Killed at any point and run again, it does the rest; run again when complete, it
---        changes nothing. What people corrected by hand stays.
+-- Locks: each table against writing, for the moment that making a trigger takes; then the rows of all organizations at
+--        once, for seconds where there are thousands; then rows, 5,000 at a time, each batch in a transaction of its own.
+--        Killed at any point and run again, it does the rest; run again when complete, it changes nothing. What people
+--        corrected by hand stays.
 
 \set ON_ERROR_STOP on
 
@@ -141,7 +142,8 @@ begin atomic
             select t.id
             from public.organizations t
             where t.organization_type = 'tenant'
-              and t.tenant_key = coalesce(p_organization.settings ->> 'tenant_key', p_organization.tenant_key)
+              and coalesce(t.settings ->> 'tenant_key', t.tenant_key)
+                = coalesce(p_organization.settings ->> 'tenant_key', p_organization.tenant_key)
         ),
         tenancy.quarantine_tenant_id());
 end;
@@ -158,7 +160,8 @@ end;
 
 -- The owner of a row: the one it names, in whichever column. If it names two, choosing one would show the row to
 -- somebody new. If it names none that exists, only the person who made it can still decide, by being a member of one
--- organization and of no other. Never the platform: that is where rows are shown to everybody.
+-- organization and never having been one of another: what somebody made for a former employer is not the new one's. Never
+-- the platform: that is where rows are shown to everybody.
 create or replace function tenancy.find_owner(p_owner uuid, p_tenant uuid, p_person uuid) returns uuid
 language plpgsql stable
 as $$
@@ -176,8 +179,8 @@ begin
                 select (array_agg(o.id))[1]
                 from public.user_organizations uo
                 join public.organizations o on o.id = uo.organization_id
-                where uo.user_id = p_person and uo.is_active
-                having count(*) = 1 and bool_and(o.id <> tenancy.platform_id())
+                where uo.user_id = p_person
+                having count(*) = 1 and bool_and(uo.is_active and o.id <> tenancy.platform_id())
             ),
             tenancy.quarantine_organization_id())
         else tenancy.quarantine_organization_id()
@@ -214,6 +217,30 @@ begin
     ) loop
         suffix := suffix + 1;
         candidate := base || '-' || suffix;
+    end loop;
+    return candidate;
+end
+$$;
+
+-- The slugs of live organizations, while they are placed all at once: looking for a free one among n equal names must not
+-- read n rows n times.
+create table if not exists tenancy.taken_slug (
+    slug text primary key,
+    last integer not null default 1     -- the highest suffix that was tried with it
+);
+
+-- free_slug() for an organization that is being placed, and the slug is taken from then on.
+create or replace function tenancy.take_slug(p_wanted text, p_id uuid) returns text
+language plpgsql
+as $$
+declare
+    base text := coalesce(nullif(trim(trailing '-' from p_wanted), ''), 'organization-' || left(p_id::text, 8));
+    candidate text := base;
+begin
+    loop
+        insert into tenancy.taken_slug (slug) values (candidate) on conflict do nothing;
+        exit when found;
+        update tenancy.taken_slug set last = last + 1 where slug = base returning base || '-' || last into candidate;
     end loop;
     return candidate;
 end
@@ -356,6 +383,28 @@ begin
         from public.organizations o
         where o.id = tenancy.platform_id() and tenancy.level_of(o) <> 'platform'
         union all
+        -- The platform's row is copied to its new id before the old one goes.
+        select format('the platform''s row cannot be moved to the id %s, because of the unique index %s',
+            tenancy.platform_id(), i.indexrelid::regclass)
+        from public.organizations o
+        cross join pg_catalog.pg_index i
+        where tenancy.level_of(o) = 'platform'
+          and o.id <> tenancy.platform_id()
+          and i.indrelid = 'public.organizations'::regclass
+          and i.indisunique and not i.indisprimary
+          and i.indpred is null
+          and not exists (
+              select
+              from pg_catalog.pg_attribute a
+              where a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+                and (a.attname in ('id', 'slug') or to_jsonb(o) -> a.attname = 'null')
+          )
+        union all
+        -- Of all ids those that stand for what an organization shares belong to nobody.
+        select format('%s is an id that stands for what an organization shares: %L', o.id, o.name)
+        from public.organizations o
+        where substr(o.id::text, 15, 1) = 'f'
+        union all
         -- Rows that nobody owns must not go to whoever happens to have the id.
         select format('%s is the id of the quarantine, and of an organization that is there already: %L', o.id, o.name)
         from public.organizations o
@@ -363,11 +412,14 @@ begin
            or o.id = tenancy.quarantine_organization_id()
                and o.parent_organization_id is distinct from tenancy.quarantine_tenant_id()
         union all
-        select format('two rows or more claim to be the tenant %L: %s', o.tenant_key, string_agg(o.id::text, ', ' order by o.id))
-        from public.organizations o
-        where tenancy.level_of(o) = 'tenant'
-        group by o.tenant_key
-        having count(*) > 1 and o.tenant_key is not null
+        select format('two rows or more claim to be the tenant %L: %s', c.key, string_agg(c.id::text, ', ' order by c.id))
+        from (
+            select o.id, coalesce(o.settings ->> 'tenant_key', o.tenant_key) as key
+            from public.organizations o
+            where tenancy.level_of(o) = 'tenant'
+        ) as c
+        group by c.key
+        having count(*) > 1 and c.key is not null
         union all
         select format('%s is mapped to %s, which is no tenant', m.organization_id, m.tenant_id)
         from tenancy.organization_mapping m
@@ -435,6 +487,11 @@ begin
         on conflict (organization_id) do update set before = null;
     end loop;
 
+    delete from tenancy.taken_slug;
+    insert into tenancy.taken_slug (slug)
+    select o.slug from public.organizations o where o.slug <> '' and o.deleted_at is null
+    on conflict do nothing;
+
     -- Tenants before their organizations; among equals the elder has the first choice of a slug.
     for organization in
         select o.*
@@ -451,11 +508,14 @@ begin
             when 'organization' then tenancy.tenant_for(organization)
         end;
         if coalesce(organization.slug, '') = '' then
-            placed.slug := tenancy.free_slug(case level
+            placed.slug := case level
                 when 'platform' then 'vital-platform'
                 when 'tenant' then coalesce(nullif(tenancy.slugify(organization.tenant_key), ''), tenancy.slugify(organization.name))
                 else tenancy.slugify(organization.name)
-            end, organization.id);
+            end;
+            -- One that is deleted takes nothing from those that are live.
+            placed.slug := case when organization.deleted_at is null then tenancy.take_slug(placed.slug, organization.id)
+                else tenancy.free_slug(placed.slug, organization.id) end;
         end if;
         -- A place that somebody has corrected since stays; else a mapping that came later still counts.
         continue when tenancy.placement(placed) = tenancy.placement(organization)
@@ -480,6 +540,7 @@ begin
             where field.value <> excluded.before -> field.key
         );
     end loop;
+    delete from tenancy.taken_slug;
 end
 $$;
 

@@ -26,6 +26,9 @@ begin
     if later is not null then
         raise exception 'phase % is complete: roll it back before phase 1', later;
     end if;
+    if to_regclass('tenancy.journal') is not null then
+        raise exception 'phase 2 has begun: roll it back before phase 1';
+    end if;
 
     -- Triggers first: they mention the columns.
     for step in
