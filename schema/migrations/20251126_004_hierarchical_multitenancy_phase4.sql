@@ -620,14 +620,15 @@ create policy admins_view_audit_logs on public.audit_logs for select to authenti
 -- Audit -----------------------------------------------------------------------------------------------------------
 
 -- An organization's admins read its audit log, and must not read there what its people write to an assistant, nor what
--- they may not read in the table itself: the settings of an organization hold whatever the backend needs.
+-- they may not read in the table itself: the settings of an organization hold whatever the backend needs. NULL is all
+-- columns.
 create or replace function audit.shown_columns(p_table regclass, p_class text) returns text[]
 language plpgsql stable set search_path = ''
 as $$
 begin
     return case p_class
         when 'private' then '{id,user_id,owner_organization_id,tenant_id,agent_id,conversation_id,role,status,mode,created_at,updated_at,deleted_at}'::text[]
-        else array(
+        when 'directory' then array(
             select a.attname
             from pg_catalog.pg_attribute a
             where a.attrelid = p_table and a.attnum > 0 and has_column_privilege('authenticated', p_table, a.attnum, 'SELECT')
@@ -638,7 +639,7 @@ $$;
 
 create or replace function audit.shown(p_key text, p_value jsonb, p_columns text[]) returns jsonb
 language sql immutable parallel safe
-return case when p_value = 'null' or p_key = any (p_columns) then p_value else '"(private)"' end;
+return case when p_columns is null or p_key = any (p_columns) or p_value = 'null' then p_value else '"(private)"' end;
 
 create or replace function audit.organization_of(p_table name, p_row jsonb) returns uuid
 language plpgsql stable set search_path = ''
