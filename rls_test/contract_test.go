@@ -93,10 +93,26 @@ var contract = map[string]rule{
 			then format('%s has no search_path of its own: set search_path = ''''', p.oid::regprocedure) end
 		from pg_proc p
 		where p.pronamespace::regnamespace::text in ` + ours + `
-		  -- Who calls the others has pinned it, or is the owner during a migration.
-		  and (p.prosecdef or p.prorettype = 'trigger'::regtype or p.pronamespace::regnamespace::text in ('authz', 'audit'))`,
-		`create function authz.mutant() returns integer language plpgsql as 'begin return 1; end'`,
-		`authz.mutant() has no search_path of its own`},
+		  and p.prokind <> 'p' -- one that commits may not have a search_path; a migration calls it, and has pinned its own
+		  -- Called by procedures and triggers alone, once for a row; and the old application's, which nobody may call any more.
+		  and (p.prosecdef or p.proname not in ('legacy_scope', 'find_owner', 'free_slug', 'take_slug', 'count_tenant_agents'))`,
+		`create function tenancy.mutant() returns integer language plpgsql as 'begin return 1; end'`,
+		`tenancy.mutant() has no search_path of its own`},
+	"nothing that a caller may put first hides what the system has": {`
+		select f.name, case when f.hides then format('%s hides what pg_catalog has from whoever puts its schema first, and auth.uid() with him: move it to a schema that the API roles may not use', f.name) end
+		from (
+			select p.oid::regprocedure::text, p.pronamespace, exists (select from pg_proc s where s.pronamespace = 'pg_catalog'::regnamespace and s.proname = p.proname and s.proargtypes = p.proargtypes)
+			from pg_proc p where not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e') -- pgcrypto has a gen_random_uuid of its own
+			union all
+			select o.oid::regoperator::text, o.oprnamespace, exists (select from pg_operator s where s.oprnamespace = 'pg_catalog'::regnamespace and s.oprname = o.oprname)
+			from pg_operator o where not exists (select from pg_depend d where d.classid = 'pg_operator'::regclass and d.objid = o.oid and d.deptype = 'e')
+			union all
+			select t.oid::regtype::text, t.typnamespace, exists (select from pg_type s where s.typnamespace = 'pg_catalog'::regnamespace and s.typname = t.typname)
+			from pg_type t) as f (name, namespace, hides)
+		where f.namespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+		  and (has_schema_privilege('authenticated', f.namespace, 'USAGE') or has_schema_privilege('anon', f.namespace, 'USAGE'))`,
+		`create function extensions.current_setting(text, boolean) returns text language sql return '{}'`,
+		`extensions.current_setting(text,boolean) hides what pg_catalog has`},
 	"a view reads as its reader, or sees to it by itself [security_definer_view]": {`
 		select c.oid::regclass::text, case when not coalesce(c.reloptions @> '{security_invoker=true}', false)
 				-- It reads a materialised view, which has no policies, and filters by who reads it.
@@ -155,15 +171,48 @@ var contract = map[string]rule{
 		`alter table public.users disable trigger audit_update`,
 		`nobody writes down an update of public.users`},
 	"an API role owns nothing": {`
-		select o.name, case when r.rolname is not null then format('%s belongs to %s', o.name, r.rolname) end
+		select o.name, case when r.rolname is not null then format('%s belongs to %s, or to a role that it may become', o.name, r.rolname) end
 		from (
 			select c.oid::regclass::text, c.relowner from pg_class c where c.relnamespace::regnamespace::text in ` + ours + `
 			union all select p.oid::regprocedure::text, p.proowner from pg_proc p where p.pronamespace::regnamespace::text in ` + ours + `
 			union all select n.nspname, n.nspowner from pg_namespace n
 			union all select d.datname, d.datdba from pg_database d where d.datname = current_database()) as o (name, owner)
-		left join pg_roles r on r.oid = o.owner and r.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', '` + pgtest.APIRole + `', '` + pgtest.ServiceRole + `')`,
+		left join pg_roles r on r.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', '` + pgtest.APIRole + `', '` + pgtest.ServiceRole + `')
+			and pg_has_role(r.oid, o.owner, 'MEMBER')`,
 		`alter function public.count_tenant_agents(uuid) owner to service_role`,
 		`public.count_tenant_agents(uuid) belongs to service_role`},
+	"an API role becomes no owner": {`
+		select r.rolname || ' ' || o.rolname, case when pg_has_role(r.oid, o.oid, 'MEMBER') then format('%s may become %s, whom no policy holds: revoke %2$s from %1$s', r.rolname, o.rolname) end
+		from pg_roles r cross join (
+			select distinct w.oid, w.rolname from pg_class c join pg_roles w on w.oid = c.relowner where c.relnamespace::regnamespace::text in ` + ours + `) as o
+		where r.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', '` + pgtest.APIRole + `', '` + pgtest.ServiceRole + `')`,
+		`grant ` + pgtest.OwnerRole + ` to authenticated`,
+		`authenticated may become ` + pgtest.OwnerRole},
+	"no API role makes temporary objects": {`
+		select r.name, case when has_database_privilege(r.name, current_database(), 'TEMPORARY, CREATE') then format('%s may make temporary tables or schemas, which hide real ones: revoke temporary, create on database … from it and from public', r.name) end
+		from (values ('anon'), ('authenticated'), ('service_role')) as r (name)`,
+		`do $$ begin execute format('grant temporary on database %I to public', current_database()); end $$`,
+		`anon may make temporary tables`},
+	"no column holds what an upgrade cannot take along [unsupported_reg_types]": {`
+		select c.oid::regclass || '.' || a.attname, case when a.atttypid::regtype::text in ('regcollation', 'regconfig', 'regdictionary', 'regnamespace', 'regoper', 'regoperator', 'regproc', 'regprocedure')
+			then format('%s.%s is a %s, which pg_upgrade refuses: keep the name as text', c.oid::regclass, a.attname, a.atttypid::regtype) end
+		from pg_attribute a join pg_class c on c.oid = a.attrelid
+		where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'm') and c.relnamespace::regnamespace::text in ` + ours,
+		`alter table tenancy.classified_table add column mutant regprocedure`,
+		`tenancy.classified_table.mutant is a regprocedure`},
+	"no view shows who can sign in [auth_users_exposed]": {`
+		select c.oid::regclass::text, case when exists (
+				select from pg_rewrite w join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid join pg_class u on u.oid = d.refobjid
+				where w.ev_class = c.oid and d.refclassid = 'pg_class'::regclass and u.relnamespace = 'auth'::regnamespace)
+			then format('view %s reads a table of auth: read public.users', c.oid::regclass) end
+		from pg_class c where c.relnamespace::regnamespace::text in ` + ours + ` and c.relkind in ('v', 'm')`,
+		`create table auth.users (id uuid); create view public.mutant as select * from auth.users`,
+		`view public.mutant reads a table of auth`},
+	"every extension is of the version that the server has [extension_versions_outdated]": {`
+		select e.extname::text, case when e.extversion <> a.default_version then format('extension %s is %s, and there is %s: alter extension %1$s update', e.extname, e.extversion, a.default_version) end
+		from pg_extension e join pg_available_extensions a on a.name = e.extname`,
+		`update pg_extension set extversion = '0.1' where extname = 'pgcrypto'`,
+		`extension pgcrypto is 0.1`},
 	"no API role makes anything [and no extension is in public: extension_in_public]": {`
 		select r.name || ' ' || n.nspname, case when has_schema_privilege(r.name, n.oid, 'CREATE') then format('%s may make objects in schema %s', r.name, n.nspname)
 			when exists (select from pg_extension e where e.extnamespace = n.oid and n.nspname = 'public') then 'an extension is in schema public' end
