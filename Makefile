@@ -14,8 +14,9 @@ RUN ?=
 ARGS ?=
 
 # go test runs each package in its own folder: a relative path would mean another one there.
-absolute = $(if $($(1)),$(eval override $(1) := $(abspath $($(1)))))
-$(foreach variable,SCHEMA_DIR BASELINE_DUMP TEST_POSTGRES_BIN,$(call absolute,$(variable)))
+# Nor would make export one that it was given as an argument, once that is overridden.
+absolute = $(if $($(1)),$(eval export override $(1) := $(abspath $($(1)))))
+$(foreach variable,SCHEMA_DIR TEST_POSTGRES_BIN,$(call absolute,$(variable)))
 
 # Who asks; make itself has a variable of this name, for an assembler.
 AS :=

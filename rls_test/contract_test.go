@@ -1,6 +1,8 @@
 package rls_test
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -252,6 +254,18 @@ func TestPhase4Contract(t *testing.T) {
 			require.NotEmpty(t, problems, "it does not find what it is there to find: %s", r.breaks)
 			require.Contains(t, strings.Join(problems, "\n"), r.says)
 		})
+	}
+}
+
+// Nobody compares a table with the model that the tests do not know.
+func TestPhase4KnownTables(t *testing.T) {
+	t.Parallel()
+	rows, err := secured(t).Owner.Query(t.Context(), `select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')`)
+	require.NoError(t, err)
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	for _, known := range [][]string{slices.Collect(maps.Keys(tables)), slices.Collect(maps.Keys(allowed))} {
+		require.ElementsMatch(t, known, found, "tables and allowed, in rls_test, say what there is in public: see \"Add a table\" in CONTRIBUTING.md")
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 )
 
 // world is what a database holds and who belongs where, with the rules of who may do
-// what: docs say them in words, these methods in Go. They know no SQL.
+// what, which these methods say in Go: they know no SQL.
 type world struct {
 	organizations map[string]organization // by id
 	memberships   []fixtures.Membership

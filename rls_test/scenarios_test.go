@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
@@ -32,8 +33,13 @@ func TestPhase4Scenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/scenarios/*.txt")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
+	var ran atomic.Int64
+	if asked := flag.Lookup("test.run").Value.String(); strings.Contains(asked, "Scenarios") {
+		t.Cleanup(func() { require.Positive(t, ran.Load(), "no file in testdata/scenarios has a name like %s", asked) })
+	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			ran.Add(1)
 			t.Parallel()
 			s := scenario{phase: schema.Phase4}
 			datadriven.RunTest(t, file, s.run)

@@ -3,7 +3,7 @@
 //
 //	checklist.Proves(t, "phase-3/test-helper-functions")
 //
-// and the report joins the boxes with the results of those tests.
+// and the id is in the test's output, as an attribute.
 package checklist
 
 import (

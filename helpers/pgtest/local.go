@@ -107,6 +107,8 @@ func startIn(ctx context.Context, run, bin, cluster string, id *syscall.Credenti
 		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0",
 		// A crash ends the sessions that say who uses the server, and the one that watches it: it had better end.
 		"-c", "restart_after_crash=off",
+		// Tests are refused a hundred thousand times, and the folder may be in memory.
+		"-c", "log_min_messages=fatal",
 		"-c", "max_connections=300", "-c", "shared_preload_libraries="+preloaded(bin))
 	cmd.Dir = run
 	cmd.Stdout, cmd.Stderr = log, log

@@ -21,7 +21,7 @@ const example = `-- What the examples of a file look like.
 -- box: phase-3/validate-all-null-values-fixed
 -- box: success-criteria/data-quality/no-null-values-in-critical-columns
 -- expect: zero
--- Every agent belongs to somebody: see access-model.
+-- Every agent belongs to somebody: whoever made it.
 select count(*)
 from generate_series(1, 0); -- trailing
 
