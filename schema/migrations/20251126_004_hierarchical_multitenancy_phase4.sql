@@ -33,6 +33,29 @@ begin
             using hint = 'Connect as the role that owns them.';
     end if;
 
+    -- A value that nobody else may have tells whether somebody has it. The unique codes go below.
+    select string_agg(i.indexrelid::regclass::text, ', ' order by i.indexrelid::regclass::text) into culprits
+    from tenancy.classified_table t
+    join pg_catalog.pg_index i on i.indrelid = to_regclass('public.' || t.table_name)
+    where t.class = 'resource'
+      and i.indisunique
+      and not i.indisprimary
+      and not exists (
+          select from pg_catalog.pg_attribute a
+          where a.attrelid = i.indrelid and a.attnum = any (i.indkey) and a.attname in ('id', 'owner_organization_id', 'tenant_id')
+      )
+      and not exists (
+          select
+          from pg_catalog.pg_constraint c
+          join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and array[a.attnum] = c.conkey
+          where c.conindid = i.indexrelid and c.contype = 'u' and a.attname = 'code'
+            and c.conrelid in (to_regclass('public.use_cases'), to_regclass('public.capabilities'))
+      );
+    if culprits is not null then
+        raise exception 'by these unique indexes anybody finds out what others have: %', culprits
+            using hint = 'Make each unique within the owner: put owner_organization_id first.';
+    end if;
+
     -- What this role may not alter, it cannot close.
     select string_agg(o.identity, ', ' order by o.identity) into culprits
     from (
