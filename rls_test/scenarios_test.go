@@ -152,22 +152,8 @@ var placeholder = regexp.MustCompile(`\{[^{}"]+\}`)
 // withIDs is the SQL of a request with {names} replaced by what they are the id of.
 func withIDs(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
-	ids := map[string][]string{}
-	add := func(name, id string) { ids[name] = append(ids[name], id) }
-	for _, o := range fixtures.Organizations {
-		add(o.Name, o.After.ID)
-	}
-	for _, u := range fixtures.Users {
-		add(u.Email, u.ID)
-	}
-	for _, r := range fixtures.Resources() {
-		add(r.Name, r.ID)
-	}
-	for _, c := range fixtures.Conversations {
-		add(c.Title, c.ID)
-	}
 	return placeholder.ReplaceAllStringFunc(d.Input, func(name string) string {
-		found := ids[strings.Trim(name, "{}")]
+		found := fixtures.IDs(strings.Trim(name, "{}"))
 		if len(found) != 1 {
 			d.Fatalf(t, "%s names %d things of the world, and must name one", name, len(found))
 		}

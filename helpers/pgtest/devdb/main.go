@@ -53,7 +53,10 @@ func run(name, as, table, id, verb string) (err error) {
 	if err != nil {
 		return err
 	}
-	question := why.Question{User: user.ID, Table: table, ID: idOf(id)}
+	question := why.Question{User: user.ID, Table: table, ID: id}
+	if ids := fixtures.IDs(id); len(ids) == 1 {
+		question.ID = ids[0]
+	}
 	if question.Verb, err = why.ParseVerb(verb); err != nil {
 		return err
 	}
@@ -94,21 +97,6 @@ func person(as string) (fixtures.User, error) {
 		return fixtures.User{}, fmt.Errorf("nobody has the address %s; there are anonymous, %s", as, strings.Join(emails, ", "))
 	}
 	return fixtures.Users[i], nil
-}
-
-// idOf is the id of a resource or a conversation by its name, or what it was given.
-func idOf(name string) string {
-	for _, r := range fixtures.Resources() {
-		if r.Name == name {
-			return r.ID
-		}
-	}
-	for _, c := range fixtures.Conversations {
-		if c.Title == name {
-			return c.ID
-		}
-	}
-	return name
 }
 
 // wait prints how to get there, until it is interrupted.
