@@ -83,13 +83,13 @@ func (s *server) create(ctx context.Context, r recipe) (*DB, error) {
 	}
 	db := &DB{Name: name, server: s}
 	if err := s.clone(ctx, name, template); err != nil {
-		return nil, errors.Join(err, db.Close(ctx))
+		return nil, errors.Join(err, db.Close(context.WithoutCancel(ctx)))
 	}
 	if db.Owner, err = s.pool(ctx, name, OwnerRole); err == nil {
 		db.Superuser, err = s.pool(ctx, name, "")
 	}
 	if err != nil {
-		return nil, errors.Join(err, db.Close(ctx))
+		return nil, errors.Join(err, db.Close(context.WithoutCancel(ctx)))
 	}
 	return db, nil
 }

@@ -50,7 +50,11 @@ var shared = sync.OnceValues(func() (*server, error) {
 // discover joins the first server there is, as superuser.
 func discover(ctx context.Context) (*pgx.Conn, error) {
 	if given := os.Getenv(URLVariable); given != "" {
-		return join(ctx, given)
+		conn, err := join(ctx, given)
+		if err != nil {
+			return nil, fmt.Errorf("%w\nThe server is the one that %s names: correct it, or unset it to use a container or a local server", err, URLVariable)
+		}
+		return conn, nil
 	}
 	linger := 10 * time.Second // packages of one run follow each other with gaps
 	if given := os.Getenv(LingerVariable); given != "" {

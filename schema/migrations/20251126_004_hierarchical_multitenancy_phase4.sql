@@ -478,7 +478,7 @@ begin
             p_resource_type) using p_resource_id, privileged;
         get diagnostics changed = row_count;
     else
-        raise exception 'there is no resource type %', quote_nullable(p_resource_type) using errcode = 'invalid_parameter_value';
+        raise exception 'there is no resource type %', quote_nullable(left(p_resource_type, 63)) using errcode = 'invalid_parameter_value';
     end if;
     if changed = 0 then
         raise exception 'no such row of %, or not yours to delete: %', p_resource_type, p_resource_id
