@@ -89,11 +89,7 @@ func compareIn(t testing.TB, tx pgx.Tx, w world, u fixtures.User, paths []path, 
 func (p path) compare(t testing.TB, tx pgx.Tx, w world, u fixtures.User, rows []row, rules rules) (v verdict) {
 	t.Helper()
 	if p.answers == each || p.answers == strict {
-		statements := make([]string, len(rows))
-		for i, r := range rows {
-			statements[i] = p.statement(r)
-		}
-		for i, a := range attempts(t, tx, statements) {
+		for i, a := range p.each(t, tx, rows) {
 			v.decide(w, u, p, rows[i], a.outcome, p.want(w, u.ID, rows[i]), rules)
 		}
 		return v

@@ -143,11 +143,7 @@ func upserting(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v v
 			for _, action := range []string{"nothing", "update set " + setting[table]} {
 				p := path{"INSERT ON CONFLICT DO " + action, insert, each,
 					`insert into {table} ({columns}) values ({values}) on conflict ` + unique[table] + ` do ` + action, nil}
-				statements := make([]string, len(again))
-				for i, r := range again {
-					statements[i] = p.statement(r)
-				}
-				for i, a := range attempts(t, tx, statements) {
+				for i, a := range p.each(t, tx, again) {
 					want := p.want(w, u.ID, again[i])
 					switch {
 					case want != done:
@@ -181,11 +177,7 @@ func sharing(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v ver
 				{"UPDATE of the scope", change, each, `update {table} set ` + set + ` where {this}`, nil},
 				{"MERGE UPDATE of the scope", change, strict, `merge into {table} using (values (1)) as v on {this} when matched then update set ` + set, nil},
 			} {
-				statements := make([]string, len(resources))
-				for i, r := range resources {
-					statements[i] = p.statement(r)
-				}
-				for i, a := range attempts(t, tx, statements) {
+				for i, a := range p.each(t, tx, resources) {
 					r := resources[i]
 					want := p.want(w, u.ID, r)
 					if want == done && scope != r.scope && !w.mayShare(u.ID, r.owner, scope) {
@@ -220,14 +212,12 @@ func deleting(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v ve
 	p := path{"soft_delete()", change, each, `select public.soft_delete('{name}', '{row}')`, nil}
 	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
 		var rows []row
-		var statements []string
 		for _, r := range w.rows {
 			if slices.Contains(resourceTables, r.table) || r.table == "conversations" {
 				rows = append(rows, r)
-				statements = append(statements, p.statement(r))
 			}
 		}
-		for i, a := range attempts(t, tx, statements) {
+		for i, a := range p.each(t, tx, rows) {
 			want := p.want(w, u.ID, rows[i])
 			if want == filtered { // of a row that is not there, the same is said
 				want = outcome(fmt.Sprintf("ERROR: no such row of %s, or not yours to delete: %s (SQLSTATE P0002)", rows[i].table, rows[i].key))

@@ -189,6 +189,16 @@ type attempted struct {
 	keys    []string // of the rows that it returned
 }
 
+// each sends the path to each of the rows.
+func (p path) each(t testing.TB, tx pgx.Tx, rows []row) []attempted {
+	t.Helper()
+	statements := make([]string, len(rows))
+	for i, r := range rows {
+		statements[i] = p.statement(r)
+	}
+	return attempts(t, tx, statements)
+}
+
 // attempts sends statements, each on its own, and says what became of each. Nothing of
 // any of them stays. They travel together: there are tens of thousands.
 func attempts(t testing.TB, tx pgx.Tx, statements []string) []attempted {
