@@ -68,56 +68,67 @@ func compare(t testing.TB, db *pgtest.DB, w world, users []fixtures.User, paths 
 	return v
 }
 
-// compareIn is compare in a session of one user.
+// compareIn is compare in a session of one user. What meets all rows of a table in one
+// statement travels with the others of its kind.
 func compareIn(t testing.TB, tx pgx.Tx, w world, u fixtures.User, paths []path, rules rules) (v verdict) {
 	t.Helper()
 	byTable := map[string][]row{}
 	for _, r := range w.rows {
 		byTable[r.table] = append(byTable[r.table], r)
 	}
+	type sent struct {
+		path path
+		rows []row
+	}
+	var together []sent
+	var statements []string
 	for _, table := range slices.Sorted(maps.Keys(byTable)) {
 		for _, p := range paths {
-			if p.fits(table) {
-				v.add(p.compare(t, tx, w, u, byTable[table], rules))
+			switch rows := byTable[table]; {
+			case !p.fits(table):
+			case p.answers == each || p.answers == strict:
+				v.add(p.compare(t, tx, w, u, rows, rules))
+			case p.send != nil:
+				v.add(p.judge(w, u, rows, p.send(t, tx, p.statement(rows[0])), rules))
+			default:
+				together, statements = append(together, sent{p, rows}), append(statements, p.statement(rows[0]))
 			}
 		}
+	}
+	for i, a := range attempts(t, tx, statements) {
+		v.add(together[i].path.judge(w, u, together[i].rows, a, rules))
 	}
 	return v
 }
 
-// compare sends the path to the rows of a table, as a user.
+// compare sends the path to each of the rows, as a user.
 func (p path) compare(t testing.TB, tx pgx.Tx, w world, u fixtures.User, rows []row, rules rules) (v verdict) {
 	t.Helper()
-	if p.answers == each || p.answers == strict {
-		for i, a := range p.each(t, tx, rows) {
-			v.decide(w, u, p, rows[i], a.outcome, p.want(w, u.ID, rows[i]), rules)
-		}
-		return v
+	for i, a := range p.each(t, tx, rows) {
+		v.decide(w, u, p, rows[i], a.outcome, p.want(w, u.ID, rows[i]), rules)
 	}
+	return v
+}
 
-	var a attempted
-	if sql := p.statement(rows[0]); p.send != nil {
-		a = p.send(t, tx, sql)
-	} else {
-		a = attempts(t, tx, []string{sql})[0]
+// judge compares what a statement met of the rows of a table.
+func (p path) judge(w world, u fixtures.User, rows []row, a attempted, rules rules) (v verdict) {
+	if p.answers == number {
+		v.decideNumber(w, u, p, rows, a, rules)
+		return v
 	}
 	met := map[string]bool{}
 	for _, key := range a.keys {
 		met[key] = true
 	}
-	if p.answers == number {
-		v.decideNumber(w, u, p, rows, a, rules)
-		return v
-	}
 	for _, r := range rows {
-		got, want := a.outcome, p.want(w, u.ID, r)
+		got := a.outcome
 		if got == done || got == filtered {
 			got = filtered
 			if met[r.key] {
 				got = done
 			}
 		}
-		v.decide(w, u, p, r, got, want, rules)
+		v.decide(w, u, p, r, got, p.want(w, u.ID, r), rules)
 		delete(met, r.key)
 	}
 	for key := range met {

@@ -8,10 +8,12 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -67,7 +69,7 @@ func startBouncer(t testing.TB, db *pgtest.DB, pools map[string]int) bouncer {
 	add("auth_file = %s", filepath.Join(folder, "users"))
 	add("server_tls_sslmode = prefer")
 	if os.Getuid() == 0 {
-		add("user = nobody") // it refuses to be root
+		add("user = %s", besides(t, server.Host)) // it refuses to be root
 	}
 	ini := filepath.Join(folder, "pgbouncer.ini")
 	require.NoError(t, errors.Join(
@@ -103,6 +105,20 @@ func startBouncer(t testing.TB, db *pgtest.DB, pools map[string]int) bouncer {
 		}
 		require.True(t, time.Now().Before(deadline), "PgBouncer does not answer: %v", err)
 	}
+}
+
+// besides is who but root gets to a server: by a socket its own user, over the network
+// anybody.
+func besides(t testing.TB, host string) string {
+	t.Helper()
+	if !strings.HasPrefix(host, "/") {
+		return "nobody"
+	}
+	folder, err := os.Stat(host)
+	require.NoError(t, err)
+	owner, err := user.LookupId(fmt.Sprint(folder.Sys().(*syscall.Stat_t).Uid))
+	require.NoError(t, err)
+	return owner.Username
 }
 
 func (b bouncer) sockets() string { return filepath.Join(b.folder, "sockets") }

@@ -102,7 +102,7 @@ func startIn(ctx context.Context, run, bin, cluster string, id *syscall.Credenti
 	}
 
 	cmd := exec.Command("/bin/sh", "-c", supervisor, "supervisor", run,
-		filepath.Join(bin, "postgres"), "-D", data, "-k", run, "-c", "listen_addresses=", "-c", "unix_socket_permissions=0777",
+		filepath.Join(bin, "postgres"), "-D", data, "-k", run, "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700",
 		// A throw-away cluster: nothing of it need survive a crash of the machine.
 		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0",
 		// A crash ends the sessions that say who uses the server, and the one that watches it: it had better end.
@@ -280,11 +280,11 @@ func serverUser() (*syscall.Credential, error) {
 	return nil, errors.New("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as")
 }
 
-// give hands a run folder and all in it to the server's user, and opens it to whom
-// the server's socket is open.
+// give hands a run folder and all in it to the server's user, and closes it to others:
+// the server trusts whoever gets to its socket.
 func give(folder string, id *syscall.Credential) error {
-	if err := errors.Join(os.Chmod(folder, 0o755), os.Chmod(filepath.Join(folder, "data"), 0o700)); err != nil {
-		return fmt.Errorf("open the run folder: %w", err)
+	if err := errors.Join(os.Chmod(folder, 0o700), os.Chmod(filepath.Join(folder, "data"), 0o700)); err != nil {
+		return fmt.Errorf("close the run folder: %w", err)
 	}
 	if id == nil {
 		return nil
