@@ -57,7 +57,7 @@ func (w world) candidates(u fixtures.User, owners []string) (rows []row) {
 	}
 	for _, owner := range owners {
 		for _, who := range []string{self, other} {
-			for _, table := range resourceTables {
+			for _, table := range w.resourceTables() {
 				for _, scope := range scopes {
 					rows = append(rows, row{table: table, name: "New", owner: owner, scope: scope, creator: who})
 				}
@@ -89,6 +89,13 @@ func (w world) candidates(u fixtures.User, owners []string) (rows []row) {
 		}
 	}
 	return append(rows, row{table: "organizations", name: "New"}, row{table: "users", name: "new@example.com"}, row{table: "audit_logs"})
+}
+
+// resourceTables are those that have rows in the world.
+func (w world) resourceTables() []string {
+	return slices.DeleteFunc(slices.Clone(resourceTables), func(table string) bool {
+		return !slices.ContainsFunc(w.rows, func(r row) bool { return r.table == table })
+	})
 }
 
 // inserting lets users insert what there is to insert along paths: along the first of
