@@ -201,8 +201,8 @@ func sharing(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v ver
 // second lets users read and change what there is by the checklist's policies, too.
 func second(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v verdict) {
 	t.Helper()
-	literally(t, db)
-	literallyAgain(t, db)
+	makeLiteral(t, db)
+	fillLiteral(t, db)
 	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
 		if u != stranger {
 			v.add(literal(t, tx, w, u))

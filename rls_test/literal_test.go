@@ -20,9 +20,9 @@ import (
 //go:embed testdata/checklist_policies.sql
 var checklistPolicies string
 
-// literally makes tables that the checklist's policies hold for beside ours: its
+// makeLiteral makes tables that the checklist's policies hold for beside ours: its
 // agents are the rows of all resource tables, because all have the agents' pattern.
-func literally(t testing.TB, db *pgtest.DB) {
+func makeLiteral(t testing.TB, db *pgtest.DB) {
 	t.Helper()
 	statement(`
 		create schema literal;
@@ -45,8 +45,8 @@ func literally(t testing.TB, db *pgtest.DB) {
 	`+checklistPolicies)(t, db)
 }
 
-// literallyAgain brings those tables up to date.
-func literallyAgain(t testing.TB, db *pgtest.DB) {
+// fillLiteral brings those tables up to date.
+func fillLiteral(t testing.TB, db *pgtest.DB) {
 	t.Helper()
 	sql := `truncate literal.organizations, literal.user_organizations, literal.conversations, literal.agents;
 		insert into literal.organizations select * from public.organizations;
@@ -129,8 +129,7 @@ func (w world) safe(user string, verb verb, r row) bool {
 // literalInserts is literal for new agents.
 func literalInserts(t testing.TB, tx pgx.Tx, w world, u fixtures.User) (v verdict) {
 	t.Helper()
-	ours := path{"INSERT", insert, each, `insert into {table} ({columns}) values ({values})`, nil}
-	theirs := ours
+	ours, theirs := insertions[0], insertions[0]
 	theirs.sql = `insert into literal.agents ({columns}) values ({values})`
 	var rows []row
 	var statements []string

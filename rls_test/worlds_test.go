@@ -26,7 +26,7 @@ func TestPhase4Worlds(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "success-criteria/security/rls-policies-enforce-data-isolation")
 	db := pgtest.New(t, schema.Phase4)
-	literally(t, db)
+	makeLiteral(t, db)
 	session := db.Connect(t, pgtest.APIRole)
 	rules := rulesOn(t, db)
 
@@ -38,7 +38,7 @@ func TestPhase4Worlds(t *testing.T) {
 			tx, err := session.Begin(t.Context())
 			require.NoError(t, err)
 			if n == 0 {
-				literallyAgain(t, db)
+				fillLiteral(t, db)
 			}
 			known := w.withHistory(t, db)
 			v := leaksIn(t, db, known, tx, w.users)

@@ -662,7 +662,7 @@ $$;
 
 create or replace function audit.shown(p_key text, p_value jsonb, p_columns text[]) returns jsonb
 language sql immutable parallel safe
-return case when p_columns is null or p_key = any (p_columns) or p_value = 'null' then p_value else '"(private)"' end;
+return case when p_columns is null or p_key = any (p_columns) or coalesce(p_value, 'null') = 'null' then p_value else '"(private)"' end;
 
 create or replace function audit.organization_of(p_table name, p_row jsonb) returns uuid
 language plpgsql stable set search_path = ''
