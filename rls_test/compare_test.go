@@ -176,10 +176,7 @@ func (w world) evidence(u fixtures.User, p path, r row, got, want outcome) strin
 	if memberships == nil {
 		memberships = []string{"member of nothing"}
 	}
-	role, claims := "anon", `{"role": "anon"}`
-	if u != stranger {
-		role, claims = "authenticated", fmt.Sprintf(`{"role": "authenticated", "sub": "%s"}`, u.ID)
-	}
+	as := callerOf(u)
 	ask := ""
 	verb := map[verb]string{read: "select", change: "update", remove: "delete"}[p.verb]
 	if verb != "" && slices.Contains(fixtures.Users, u) && tables[r.table] == "id::text" && r.table != "audit_logs" {
@@ -191,5 +188,5 @@ func (w world) evidence(u fixtures.User, p path, r row, got, want outcome) strin
     database: %s
     again:    make db PHASE=phase4, then the psql of %s that it prints:
               begin; set local role %s; set local request.jwt.claims = '%s'; %s; rollback;%s`,
-		strings.Join(memberships, "; "), p.name, want, got, pgtest.APIRole, role, claims, p.statement(r), ask)
+		strings.Join(memberships, "; "), p.name, want, got, pgtest.APIRole, as.role, as.claims(), p.statement(r), ask)
 }

@@ -1,7 +1,6 @@
 package rls_test
 
 import (
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -81,33 +80,25 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 // the server answers to its last statement.
 func (s *scenario) as(t *testing.T, d *datadriven.TestData, who string) string {
 	t.Helper()
-	login, role, claims := pgtest.APIRole, "authenticated", map[string]string{"role": "authenticated"}
+	login, as := pgtest.APIRole, caller{role: "anon"}
 	switch who {
 	case "owner":
-		login, role, claims = pgtest.OwnerRole, pgtest.OwnerRole, nil
+		login, as = pgtest.OwnerRole, caller{role: pgtest.OwnerRole}
 	case "backend":
-		login, role, claims = pgtest.ServiceRole, "service_role", map[string]string{"role": "service_role"}
+		login, as = pgtest.ServiceRole, caller{role: "service_role"}
 	case "anonymous":
-		role, claims = "anon", map[string]string{"role": "anon"}
 	default:
 		i := slices.IndexFunc(fixtures.Users, func(u fixtures.User) bool { return u.Email == who })
 		if i < 0 {
 			d.Fatalf(t, "nobody has the address %s; there are also owner, backend and anonymous", who)
 		}
-		claims["sub"] = fixtures.Users[i].ID
-	}
-	text := ""
-	if claims != nil {
-		encoded, err := json.Marshal(claims)
-		require.NoError(t, err)
-		text = string(encoded)
+		as = callerOf(fixtures.Users[i])
 	}
 	conn := s.db.Connect(t, login)
 	defer conn.Close(t.Context())
 	var answer string
 	err := pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(t.Context(), `select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)`, role, text)
-		require.NoError(t, err)
+		require.NoError(t, as.speak(t.Context(), tx))
 		results, err := tx.Conn().PgConn().Exec(t.Context(), withIDs(t, d)).ReadAll()
 		if err != nil {
 			return err

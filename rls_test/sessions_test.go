@@ -2,7 +2,6 @@ package rls_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
@@ -32,32 +31,6 @@ func TestPhase4Sessions(t *testing.T) {
 	t.Run("By parallel workers", testParallelWorkers)
 	t.Run("While a membership ends", testRevocation)
 	t.Run("While an organization moves", testMoves)
-}
-
-// caller is the role of a request and whom its claims name, "" for nobody.
-type caller struct{ role, sub string }
-
-func callerOf(u fixtures.User) caller {
-	if u == stranger {
-		return caller{role: "anon"}
-	}
-	return caller{"authenticated", u.ID}
-}
-
-// claims is what the caller's JWT says.
-func (c caller) claims() string {
-	claims := map[string]string{"role": c.role}
-	if c.sub != "" {
-		claims["sub"] = c.sub
-	}
-	text, _ := json.Marshal(claims) // strings can be written
-	return string(text)
-}
-
-// speak makes a transaction the caller's, until it ends.
-func (c caller) speak(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)`, c.role, c.claims())
-	return err
 }
 
 // column is the first column of what a query returns, in order.

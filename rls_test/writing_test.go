@@ -1,6 +1,7 @@
 package rls_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -36,6 +37,32 @@ func attempt(t testing.TB, tx pgx.Tx, sql string) outcome {
 // stranger has not signed in.
 var stranger = fixtures.User{Email: "somebody who has not signed in"}
 
+// caller is the role of a request and whom its claims name, "" for nobody.
+type caller struct{ role, sub string }
+
+func callerOf(u fixtures.User) caller {
+	if u == stranger {
+		return caller{role: "anon"}
+	}
+	return caller{"authenticated", u.ID}
+}
+
+// claims is what the caller's JWT says.
+func (c caller) claims() string {
+	claims := map[string]string{"role": c.role}
+	if c.sub != "" {
+		claims["sub"] = c.sub
+	}
+	text, _ := json.Marshal(claims) // strings can be written
+	return string(text)
+}
+
+// speak makes a transaction the caller's, until it ends.
+func (c caller) speak(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)`, c.role, c.claims())
+	return err
+}
+
 // forEach runs f as each of the users in turn, in one session as a connection pool has
 // it.
 func forEach(t testing.TB, db *pgtest.DB, users []fixtures.User, f func(tx pgx.Tx, user fixtures.User)) {
@@ -50,14 +77,7 @@ func forEach(t testing.TB, db *pgtest.DB, users []fixtures.User, f func(tx pgx.T
 func forEachIn(t testing.TB, tx pgx.Tx, users []fixtures.User, f func(tx pgx.Tx, user fixtures.User)) {
 	t.Helper()
 	for _, u := range users {
-		claims := map[string]string{"role": "anon"}
-		if u != stranger {
-			claims = map[string]string{"role": "authenticated", "sub": u.ID}
-		}
-		text, err := json.Marshal(claims)
-		require.NoError(t, err)
-		_, err = tx.Exec(t.Context(), `select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)`, claims["role"], string(text))
-		require.NoError(t, err)
+		require.NoError(t, callerOf(u).speak(t.Context(), tx))
 		f(tx, u)
 	}
 }
