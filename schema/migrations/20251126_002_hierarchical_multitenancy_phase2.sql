@@ -69,7 +69,7 @@ create table if not exists tenancy.journal (
     owner_after uuid,
     scope_before public.sharing_scope_type,
     scope_after public.sharing_scope_type,
-    primary key (table_name, row_id)
+    primary key (row_id, table_name)    -- of a million rows, the one that differs first tells apart faster
 );
 
 -- before is null for a row that this phase made.
@@ -548,11 +548,17 @@ $$;
 
 -- One UPDATE gives a row all that it lacks. It computes from the row itself and not from a copy that a query read
 -- before: what the application changes meanwhile counts.
+--
+-- The table is filled 2,048 pages after another, each stretch in stripes: every twelfth row of each page, or fewer. The
+-- first stripe goes to new pages; when it is committed, its place is free for the second, which stays in its page, and
+-- where it is in the indexes. So the table grows by a twelfth and what the columns take, where one UPDATE doubles it.
 create or replace procedure tenancy.backfill(p_table text, p_batch integer default 5000)
 language plpgsql
 as $$
 declare
+    stretch constant integer := 2048;
     relation constant regclass := 'public.' || quote_ident(p_table);
+    pages constant bigint := pg_relation_size(relation) / current_setting('block_size')::integer;
     has_scope constant boolean := exists (
         select from tenancy.classified_table c where c.table_name = p_table and c.class = 'resource'
     );
@@ -560,24 +566,30 @@ declare
         select from pg_catalog.pg_attribute a
         where a.attrelid = relation and a.attname = 'tenant_id' and not a.attisdropped
     );
-    incomplete constant text := case
-        when has_scope then
-            '(r.audience_key is null
-              or r.audience_key <> authz.audience_key(r.sharing_scope, r.owner_organization_id, r.owner_tenant_id)
-              or not exists (
-                select from public.organizations o
-                where o.id = r.owner_organization_id and o.tenant_organization_id is not distinct from r.owner_tenant_id))'
-        else
-            '(r.owner_organization_id is null or not exists (
-                select from public.organizations o where o.id = r.owner_organization_id))'
-    end;
-    -- The usual case first, and cheap: an owner in tenant_id, and nothing that contradicts it.
-    owner constant text := format('coalesce(%stenancy.find_owner(r.owner_organization_id, %s, r.%I))',
-        case when has_tenant_id then
-            '(select o.id from public.organizations o where o.id = r.tenant_id and r.owner_organization_id is null), ' end,
+    scope constant text := case when has_scope then 'r.sharing_scope' else 'null::public.sharing_scope_type' end;
+    -- What an organization o shares under a scope, without the call where that is its own id.
+    audience constant text :=
+        '(case %1$s when ''organization'' then o.id else authz.audience_key(%1$s, o.id, o.tenant_organization_id) end)';
+    incomplete constant text := format(
+        'not exists (select from public.organizations o where o.id = r.owner_organization_id%s)',
+        case when has_scope then
+            ' and o.tenant_organization_id is not distinct from r.owner_tenant_id and r.audience_key = '
+            || format(audience, 'r.sharing_scope') end);
+    -- The usual row has nothing yet, and names an organization that exists. The platform has no tenant to share with.
+    usual constant text := concat(
+        'o.id = r.tenant_id and r.owner_organization_id is null',
+        case when has_scope then ' and r.sharing_scope is null and r.audience_key is null' end);
+    usual_scope constant text :=
+        '(case when o.organization_type = ''platform'' and tenancy.legacy_scope(r) = ''tenant''
+            then ''organization'' else tenancy.legacy_scope(r) end)';
+    change_usual constant text := concat(
+        'owner_organization_id = o.id',
+        case when has_scope then format(', sharing_scope = %s, owner_tenant_id = o.tenant_organization_id, audience_key = %s',
+            usual_scope, format(audience, usual_scope)) end);
+    owner constant text := format('tenancy.find_owner(r.owner_organization_id, %s, r.%I)',
         case when has_tenant_id then 'r.tenant_id' else 'null' end,
         case when has_scope then 'created_by' else 'user_id' end);
-    change constant text := case
+    change_other constant text := case
         when has_scope then format(
             '(owner_organization_id, sharing_scope, owner_tenant_id, audience_key) = (
                 select f.owner, f.scope, f.tenant, authz.audience_key(f.scope, f.owner, f.tenant)
@@ -591,52 +603,85 @@ declare
                 ) as f)', owner)
         else 'owner_organization_id = ' || owner
     end;
-    range text := '';
-    upto uuid;
-    batches integer := 0;
+    -- After an UPDATE: what it came to. To look in the journal for what is there already takes twice as long as to write:
+    -- only a second run does.
+    journaled constant text := format(
+        'returning r.id, r.owner_organization_id, %2$s as sharing_scope
+         ),
+         journaled as (
+             insert into tenancy.journal (table_name, row_id, owner_after, scope_after)
+             select %1$L, id, owner_organization_id, sharing_scope from changed order by id
+             %3$s
+         )
+         update tenancy.backfill_progress
+         set rows_changed = rows_changed + (select count(*) from changed)
+         where table_name = %1$L',
+        p_table, scope, '%s');
+    again constant text := 'on conflict (row_id, table_name)
+        do update set owner_after = excluded.owner_after, scope_after = excluded.scope_after';
+    first_time boolean;
+    place text;
+    begun boolean;
+    rows integer;
+    stripes integer;
+    others uuid[];
+    filled bigint;
+    said bigint := 0;
 begin
     insert into tenancy.backfill_progress (table_name) values (p_table) on conflict do nothing;
+    first_time := found;
     commit;
-    loop
-        execute format(
-            'select b.id from (select r.id from %s r where %s %s order by r.id limit %s) as b order by b.id desc limit 1',
-            relation, incomplete, range, p_batch) into upto;
-        exit when upto is null;
 
-        -- What was there before, where it was anything, or what somebody has made of it since a run before; then the
-        -- change, and what it came to.
-        call tenancy.patiently(format(
-            'insert into tenancy.journal as j (table_name, row_id, owner_before, scope_before)
-             select %1$L, r.id, r.owner_organization_id, %2$s
-             from %3$s r
-             where %4$s %5$s and r.id <= %6$L and (r.owner_organization_id is not null or %2$s is not null)
-             for update
-             on conflict (table_name, row_id)
-             do update set owner_before = excluded.owner_before, scope_before = excluded.scope_before
-             where (j.owner_after, j.scope_after) is distinct from (excluded.owner_before, excluded.scope_before);
-             with changed as (
-                 update %3$s r set %7$s
-                 where %4$s %5$s and r.id <= %6$L
-                 returning r.id, r.owner_organization_id, %2$s as sharing_scope
-             ),
-             journaled as (
-                 insert into tenancy.journal (table_name, row_id, owner_after, scope_after)
-                 select %1$L, id, owner_organization_id, sharing_scope from changed
-                 on conflict (table_name, row_id)
-                 do update set owner_after = excluded.owner_after, scope_after = excluded.scope_after
-             )
-             update tenancy.backfill_progress
-             set rows_changed = rows_changed + (select count(*) from changed)
-             where table_name = %1$L',
-            p_table, case when has_scope then 'r.sharing_scope' else 'null::public.sharing_scope_type' end,
-            relation, incomplete, range, upto, change));
-        range := format('and r.id > %L', upto);
-        batches := batches + 1;
-        if batches % 20 = 0 then
-            raise notice '%: % rows', p_table,
-                (select p.rows_changed from tenancy.backfill_progress p where p.table_name = p_table);
+    for page in 0 .. pages - 1 by stretch loop
+        place := format('r.ctid >= ''(%s,0)'' and r.ctid < ''(%s,0)''', page, page + stretch);
+        if has_tenant_id then
+            execute format('select exists (select from %s r, public.organizations o where %s and %s)', relation, usual, place)
+                into begun;
+            execute format('select count(*) from %s r where %s', relation, place) into rows;
+            stripes := case when begun then greatest(least(12, pages), ceil(rows / p_batch::numeric)) else 0 end;
+            for stripe in 0 .. stripes - 1 loop
+                -- Nobody knows how many rows are where: the server would guess one, and look through the organizations
+                -- for each of thousands.
+                call tenancy.patiently(format(
+                    'set local enable_nestloop = off;
+                     with changed as (
+                         update %s r set %s from public.organizations o
+                         where %s and %s and get_byte(tidsend(r.ctid), 5) %% %s = %s ',
+                    relation, change_usual, usual, place, stripes, stripe)
+                    || format(journaled, case when not first_time then again end));
+            end loop;
+        end if;
+
+        -- The others, which need a look at who made them.
+        perform set_config('enable_nestloop', 'off', true);
+        execute format('select array(select r.id from %s r where %s and %s order by r.id)', relation, place, incomplete)
+            into others;
+        commit;
+        for i in 1 .. cardinality(others) by 1000 loop
+            -- What was there before, where it was anything, or what somebody has made of it since a run before; then the
+            -- change. Whether it is still needed is asked of each row as it is then.
+            call tenancy.patiently(format(
+                'insert into tenancy.journal as j (table_name, row_id, owner_before, scope_before)
+                 select %1$L, r.id, r.owner_organization_id, %2$s
+                 from %3$s r
+                 where r.id = any (%4$L) and (%5$s) is true and (r.owner_organization_id is not null or %2$s is not null)
+                 for update
+                 on conflict (row_id, table_name)
+                 do update set owner_before = excluded.owner_before, scope_before = excluded.scope_before
+                 where (j.owner_after, j.scope_after) is distinct from (excluded.owner_before, excluded.scope_before);
+                 with changed as (
+                     update %3$s r set %6$s where r.id = any (%4$L) and (%5$s) is true ',
+                p_table, scope, relation, others[i : i + 999], incomplete, change_other)
+                || format(journaled, again));
+        end loop;
+
+        select p.rows_changed into filled from tenancy.backfill_progress p where p.table_name = p_table;
+        if filled >= said + 100000 then
+            raise notice '%: % rows', p_table, filled;
+            said := filled;
         end if;
     end loop;
+
     update tenancy.backfill_progress set finished_at = clock_timestamp()
     where table_name = p_table and finished_at is null;
     commit;
