@@ -23,12 +23,20 @@ const defaultImage = "postgres:15"
 // image has psql, and a server that starts can be watched from inside before its
 // starter could see to it. Over TCP, because the server which an image starts first,
 // to set itself up, does not listen there. $0 is the linger time.
-const watchedEntrypoint = `
+const (
+	watchedEntrypoint = watchdogBeside + `exec docker-entrypoint.sh "$@"`
+
+	// One that leaves a file "again" in its data folder is started again: see own.go.
+	ownEntrypoint = watchdogBeside + `
+while docker-entrypoint.sh "$@"; [ -e "$PGDATA/again" ]; do rm "$PGDATA/again"; done`
+
+	watchdogBeside = `
 while sleep 1; do
     PGPASSWORD=$POSTGRES_PASSWORD PGOPTIONS="-c tenancy.linger=$0" \
         psql --no-psqlrc --host=127.0.0.1 --username=postgres --dbname=postgres --command="$TENANCY_WATCHDOG"
 done >/dev/null 2>&1 &
-exec docker-entrypoint.sh "$@"`
+`
+)
 
 // startContainer starts the container that all test processes of this image share,
 // or joins it. It has one fixed name, and the engine removes it when its server has
@@ -61,7 +69,9 @@ func startContainer(ctx context.Context, linger time.Duration) (*pgx.Conn, error
 		if err != nil {
 			return nil, err
 		}
-		url, err := runContainer(ctx, image, name, linger)
+		url, err := runContainer(ctx, image, linger, watchedEntrypoint, nil,
+			testcontainers.WithReuseByName(name),
+			testcontainers.WithTmpfs(map[string]string{"/var/lib/postgresql/data": "rw"}))
 		var conn *pgx.Conn
 		if err == nil {
 			conn, err = join(ctx, url)
@@ -79,19 +89,48 @@ func startContainer(ctx context.Context, linger time.Duration) (*pgx.Conn, error
 	}
 }
 
-// runContainer starts the container unless it runs, and returns its server's URL.
-func runContainer(ctx context.Context, image, name string, linger time.Duration) (string, error) {
-	started, err := postgres.Run(ctx, image,
+// startOwnContainer starts a container that nobody joins. Its data is on the disk,
+// so that it can be asked what writing there costs.
+func startOwnContainer(settings []string) starter {
+	return func(ctx context.Context, linger time.Duration) (*pgx.Conn, error) {
+		if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil { // its server is watched, as a shared one is
+			return nil, err
+		}
+		url, err := runContainer(ctx, cmp.Or(os.Getenv(ImageVariable), defaultImage), linger, ownEntrypoint, settings)
+		if err != nil {
+			return nil, err
+		}
+		return joinSoon(ctx, url)
+	}
+}
+
+// joinSoon joins a server that is starting.
+func joinSoon(ctx context.Context, url string) (*pgx.Conn, error) {
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := join(ctx, url)
+		if err == nil || !gone(err) || time.Now().After(deadline) {
+			return conn, err
+		}
+	}
+}
+
+// runContainer starts a container, unless it is one to be used again and runs, and
+// returns its server's URL.
+func runContainer(ctx context.Context, image string, linger time.Duration, entrypoint string, settings []string,
+	options ...testcontainers.ContainerCustomizer) (string, error) {
+	command := []string{"postgres",
+		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
+		"-c", "max_connections=300", "-c", "shared_preload_libraries=pg_stat_statements"}
+	for _, setting := range settings {
+		command = append(command, "-c", setting) // the last one counts
+	}
+	started, err := postgres.Run(ctx, image, append(options,
 		postgres.WithUsername("postgres"), postgres.WithPassword(password), postgres.WithDatabase("postgres"),
-		testcontainers.WithReuseByName(name),
 		testcontainers.WithEnv(map[string]string{"TENANCY_WATCHDOG": watchdog}),
-		testcontainers.WithEntrypoint("sh", "-c", watchedEntrypoint, seconds(linger)),
-		testcontainers.WithCmd("postgres",
-			"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
-			"-c", "max_connections=300", "-c", "shared_preload_libraries=pg_stat_statements"),
-		testcontainers.WithTmpfs(map[string]string{"/var/lib/postgresql/data": "rw"}),
+		testcontainers.WithEntrypoint("sh", "-c", entrypoint, seconds(linger)),
+		testcontainers.WithCmd(command...),
 		testcontainers.WithHostConfigModifier(func(host *container.HostConfig) { host.AutoRemove = true }),
-	)
+	)...)
 	if err != nil {
 		return "", fmt.Errorf("start a container of %s: %w", image, err)
 	}

@@ -72,7 +72,7 @@ func (r recipe) template() string {
 }
 
 // create makes a database of one's own.
-func (s *server) create(ctx context.Context, r recipe) (*DB, error) {
+func (s *Server) create(ctx context.Context, r recipe) (*DB, error) {
 	template, err := s.template(ctx, r)
 	if err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func (db *DB) Close(ctx context.Context) error {
 }
 
 // drop drops a database, and ends the sessions that are still in it.
-func (s *server) drop(ctx context.Context, name string) error {
+func (s *Server) drop(ctx context.Context, name string) error {
 	if _, err := s.admin.Exec(ctx, "drop database if exists "+quote(name)+" with (force)"); err != nil {
 		return fmt.Errorf("drop database %s: %w", name, err)
 	}
@@ -118,7 +118,7 @@ func (s *server) drop(ctx context.Context, name string) error {
 // clone copies a template, and the template's privileges on the database, which
 // CREATE DATABASE leaves behind and phase 4 changes. Copying files beats writing
 // every page to the log, the more so without fsync.
-func (s *server) clone(ctx context.Context, name, template string) error {
+func (s *Server) clone(ctx context.Context, name, template string) error {
 	create := fmt.Sprintf("create database %s owner %s", quote(name), OwnerRole)
 	if template == "" {
 		create += " template template0 encoding 'UTF8'"
@@ -143,7 +143,7 @@ func (s *server) clone(ctx context.Context, name, template string) error {
 // marked as a template, which happens last: what is not marked is left over from a
 // killed build, and starts anew. One that has been used is kept for a day more; this
 // is written down so seldom that it costs nothing.
-func (s *server) template(ctx context.Context, r recipe) (name string, err error) {
+func (s *Server) template(ctx context.Context, r recipe) (name string, err error) {
 	if len(r.steps) == 0 {
 		return "", nil
 	}
@@ -201,7 +201,7 @@ func (s *server) template(ctx context.Context, r recipe) (name string, err error
 }
 
 // build runs a step in a database, as its owner.
-func (s *server) build(ctx context.Context, database string, step schema.File) error {
+func (s *Server) build(ctx context.Context, database string, step schema.File) error {
 	cfg, err := pgx.ParseConfig(s.url(database, OwnerRole))
 	if err != nil {
 		return err
@@ -227,7 +227,7 @@ const keptUntil = `coalesce(substring(shobj_description(d.oid, 'pg_database') fr
 // keep sees to it that a database is not swept for a while, and that a server which
 // would stop stays for one of a test. The time is in a comment on the database: it
 // outlives this process, and goes with the database.
-func (s *server) keep(ctx context.Context, name string, life time.Duration) (until time.Time, err error) {
+func (s *Server) keep(ctx context.Context, name string, life time.Duration) (until time.Time, err error) {
 	until = time.Now().Add(life).Truncate(time.Second)
 	_, err = s.admin.Exec(ctx, fmt.Sprintf("comment on database %s is 'kept until %s'", quote(name), until.UTC().Format(time.RFC3339)))
 	if err != nil {
@@ -273,7 +273,7 @@ func (o *ownership) tryAdd(ctx context.Context, name string) (free bool, err err
 
 // sweep drops the databases of processes that were killed, those of failed tests
 // that were kept for long enough, and templates that nobody has used for a day.
-func (s *server) sweep(ctx context.Context) error {
+func (s *Server) sweep(ctx context.Context) error {
 	const over = ` from pg_database d where (starts_with(datname, '` + clonePrefix + `') or starts_with(datname, '` + templatePrefix + `')) and ` +
 		keptUntil + ` <= now()`
 	rows, err := s.admin.Query(ctx, `select datname`+over)

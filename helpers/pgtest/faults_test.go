@@ -39,6 +39,7 @@ const (
 	childVariable = "PGTEST_CHILD"
 	waits         = "waits"
 	fails         = "fails"
+	owns          = "owns" // a server, too
 )
 
 func TestChild(t *testing.T) {
@@ -46,7 +47,14 @@ func TestChild(t *testing.T) {
 	if os.Getenv(childVariable) == "" {
 		return // the work is done where the other tests start it
 	}
-	db := pgtest.New(t, schema.Legacy)
+	var db *pgtest.DB
+	if os.Getenv(childVariable) == owns {
+		server, err := pgtest.Start(t.Context())
+		require.NoError(t, err)
+		db = server.New(t, schema.Legacy)
+	} else {
+		db = pgtest.New(t, schema.Legacy)
+	}
 	_, err := os.Stdout.WriteString("database " + db.URL("") + "\n")
 	require.NoError(t, err)
 	require.NotEqual(t, fails, os.Getenv(childVariable))

@@ -76,32 +76,70 @@ func startLocal(ctx context.Context, linger time.Duration) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the run folder: %w", err)
 	}
-	conn, err := startIn(ctx, run, bin, cluster, id, linger, func() error { return pointTo(run, latest) })
+	conn, supervised, err := startIn(ctx, run, bin, cluster, id)
 	if err != nil {
 		_ = os.RemoveAll(run) // a server that is still stopping may be in the way: the next start tries again
 		return nil, err
 	}
+	defer supervised.Close()
+	err = watch(ctx, conn, linger)
+	if err == nil {
+		err = pointTo(run, latest)
+	}
+	if err == nil {
+		_, err = supervised.Write([]byte("watched\n"))
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
 	return conn, nil
 }
 
-// startIn starts a server in a run folder and joins it. When it is watched, ready
-// is called; until that has returned without an error, the server stops with this
-// process.
-func startIn(ctx context.Context, run, bin, cluster string, id *syscall.Credential, linger time.Duration, ready func() error) (*pgx.Conn, error) {
+// startOwnLocal starts a server that nobody joins, and that stops with this process.
+// Its data is on the disk, so that it can be asked what writing there costs.
+func startOwnLocal(settings []string) starter {
+	return func(ctx context.Context, _ time.Duration) (*pgx.Conn, error) {
+		bin, version, err := findBinaries(ctx)
+		if err != nil {
+			return nil, err
+		}
+		id, err := serverUser()
+		if err != nil {
+			return nil, err
+		}
+		cluster, err := initialized(ctx, bin, hash(bin, version), id)
+		if err != nil {
+			return nil, err
+		}
+		run, err := os.MkdirTemp("", "tenancy-own-")
+		if err != nil {
+			return nil, fmt.Errorf("make the run folder: %w", err)
+		}
+		conn, _, err := startIn(ctx, run, bin, cluster, id, settings...) // who waits for the server there keeps the pipe open
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(run))
+		}
+		return conn, nil
+	}
+}
+
+// startIn starts a server in a run folder and joins it. Until a line is written to
+// what it returns, the server stops when that is closed, and so with this process.
+func startIn(ctx context.Context, run, bin, cluster string, id *syscall.Credential, settings ...string) (_ *pgx.Conn, supervised io.WriteCloser, err error) {
 	data := filepath.Join(run, "data")
 	if err := os.CopyFS(data, os.DirFS(cluster)); err != nil {
-		return nil, fmt.Errorf("copy the initialized cluster: %w", err)
+		return nil, nil, fmt.Errorf("copy the initialized cluster: %w", err)
 	}
 	log, err := os.Create(filepath.Join(run, "log"))
 	if err != nil {
-		return nil, fmt.Errorf("make the server's log: %w", err)
+		return nil, nil, fmt.Errorf("make the server's log: %w", err)
 	}
 	defer log.Close()
 	if err := give(run, id); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
-	cmd := exec.Command("/bin/sh", "-c", supervisor, "supervisor", run,
+	command := []string{"-c", supervisor, "supervisor", run,
 		filepath.Join(bin, "postgres"), "-D", data, "-k", run, "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700",
 		// A throw-away cluster: nothing of it need survive a crash of the machine.
 		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0",
@@ -109,45 +147,43 @@ func startIn(ctx context.Context, run, bin, cluster string, id *syscall.Credenti
 		"-c", "restart_after_crash=off",
 		// Tests are refused a hundred thousand times, and the folder may be in memory.
 		"-c", "log_min_messages=fatal",
-		"-c", "max_connections=300", "-c", "shared_preload_libraries="+preloaded(bin))
+		"-c", "max_connections=300", "-c", "shared_preload_libraries=" + preloaded(bin)}
+	for _, setting := range settings {
+		command = append(command, "-c", setting) // the last one counts
+	}
+	cmd := exec.Command("/bin/sh", command...)
 	cmd.Dir = run
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: id}
-	supervised, err := cmd.StdinPipe()
+	supervised, err = cmd.StdinPipe()
 	if err != nil {
-		return nil, fmt.Errorf("start the server's supervisor: %w", err)
+		return nil, nil, fmt.Errorf("start the server's supervisor: %w", err)
 	}
-	defer supervised.Close()
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the server's supervisor: %w", err)
+		return nil, nil, fmt.Errorf("start the server's supervisor: %w", err)
 	}
+	defer func() {
+		if err != nil {
+			_ = supervised.Close()
+		}
+	}()
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
 	deadline := time.Now().Add(startTimeout)
 	for {
 		conn, err := join(ctx, socketURL(run))
 		if err == nil {
-			err = watch(ctx, conn, linger)
-			if err == nil {
-				err = ready()
-			}
-			if err == nil {
-				_, err = supervised.Write([]byte("watched\n"))
-			}
-			if err != nil {
-				return nil, errors.Join(err, conn.Close(ctx))
-			}
-			return conn, nil
+			return conn, supervised, nil
 		}
 		select {
 		case <-exited:
 			text, _ := io.ReadAll(io.NewSectionReader(log, 0, 1<<20))
-			return nil, fmt.Errorf("the server in %s did not start; its log says:\n%s", bin, text)
+			return nil, nil, fmt.Errorf("the server in %s did not start; its log says:\n%s", bin, text)
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			text, _ := io.ReadAll(io.NewSectionReader(log, 0, 1<<20))
-			return nil, fmt.Errorf("the server in %s did not answer within %s: %w; its log says:\n%s", bin, startTimeout, err, text)
+			return nil, nil, fmt.Errorf("the server in %s did not answer within %s: %w; its log says:\n%s", bin, startTimeout, err, text)
 		}
 	}
 }

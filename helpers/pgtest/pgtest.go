@@ -60,7 +60,7 @@ type DB struct {
 	Owner     *pgxpool.Pool // as OwnerRole
 	Superuser *pgxpool.Pool // for what a hand-written query costs without row level security
 
-	server *server
+	server *Server
 }
 
 // New returns a database in the state after phase, with the seeds in it, and
@@ -68,7 +68,15 @@ type DB struct {
 // the test fails.
 func New(t testing.TB, phase schema.Phase, seeds ...Seed) *DB {
 	t.Helper()
-	db, err := Create(t.Context(), phase, seeds...)
+	s, err := shared()
+	require.NoError(t, err)
+	return s.New(t, phase, seeds...)
+}
+
+// New is [New] on this server.
+func (s *Server) New(t testing.TB, phase schema.Phase, seeds ...Seed) *DB {
+	t.Helper()
+	db, err := s.Create(t.Context(), phase, seeds...)
 	return db.forTest(t, err)
 }
 
@@ -85,7 +93,7 @@ func (db *DB) forTest(t testing.TB, err error) *DB {
 	t.Helper()
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		if t.Failed() && os.Getenv(KeepVariable) != "" {
+		if t.Failed() && os.Getenv(KeepVariable) != "" && !db.server.own { // one's own server ends with the process
 			until, err := db.server.keep(context.WithoutCancel(t.Context()), db.Name, failedLife)
 			require.NoError(t, err)
 			t.Logf("kept the database until %s: psql '%s'", until.Format(time.TimeOnly), db.URL(OwnerRole))
@@ -103,6 +111,11 @@ func Create(ctx context.Context, phase schema.Phase, seeds ...Seed) (*DB, error)
 	if err != nil {
 		return nil, err
 	}
+	return s.Create(ctx, phase, seeds...)
+}
+
+// Create is [Create] on this server.
+func (s *Server) Create(ctx context.Context, phase schema.Phase, seeds ...Seed) (*DB, error) {
 	recipe, err := recipeFor(phase, seeds)
 	if err != nil {
 		return nil, err

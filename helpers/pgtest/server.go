@@ -29,22 +29,24 @@ const oldest = 15
 // log in, and may read nothing but the databases that this package makes.
 const password = "tenancy"
 
-// server is the one server of this process.
-type server struct {
+// Server is where databases are: the one that all test processes share, or one of
+// one's own, which [Start] starts.
+type Server struct {
 	superuser url.URL       // of the maintenance database
 	admin     *pgxpool.Pool // as superuser, on the maintenance database
 	owned     *ownership
-	version   int // server_version_num
+	version   int  // server_version_num
+	own       bool // started by Start
 }
 
 // shared returns the process's server, found and prepared at the first call.
-var shared = sync.OnceValues(func() (*server, error) {
+var shared = sync.OnceValues(func() (*Server, error) {
 	ctx := context.Background()
 	conn, err := discover(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return prepare(ctx, conn)
+	return prepare(ctx, conn, false)
 })
 
 // discover joins the first server there is, as superuser.
@@ -56,6 +58,14 @@ func discover(ctx context.Context) (*pgx.Conn, error) {
 		}
 		return conn, nil
 	}
+	return start(ctx, startContainer, startLocal)
+}
+
+// starter starts a server of a kind, or joins it.
+type starter func(ctx context.Context, linger time.Duration) (*pgx.Conn, error)
+
+// start starts a server of the first kind that there is.
+func start(ctx context.Context, container, local starter) (*pgx.Conn, error) {
 	linger := 10 * time.Second // packages of one run follow each other with gaps
 	if given := os.Getenv(LingerVariable); given != "" {
 		var err error
@@ -65,8 +75,8 @@ func discover(ctx context.Context) (*pgx.Conn, error) {
 	}
 	starters := []struct {
 		kind  string
-		start func(context.Context, time.Duration) (*pgx.Conn, error)
-	}{{"container", startContainer}, {"local", startLocal}}
+		start starter
+	}{{"container", container}, {"local", local}}
 
 	wanted := os.Getenv(KindVariable)
 	var tried []string
@@ -145,29 +155,25 @@ func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), '
 
 // prepare refuses a server that cannot serve, makes the roles and sweeps what
 // nobody needs any more. The session is the one that [join] opened.
-func prepare(ctx context.Context, conn *pgx.Conn) (_ *server, err error) {
+func prepare(ctx context.Context, conn *pgx.Conn, own bool) (_ *Server, err error) {
 	u, err := url.Parse(conn.Config().ConnString())
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := pgxpool.ParseConfig(u.String())
-	if err != nil {
-		return nil, err
-	}
-	admin, err := pgxpool.NewWithConfig(ctx, cfg)
+	s := &Server{superuser: *u, owned: &ownership{conn: conn}, own: own}
+	s.admin, err = s.pool(ctx, strings.TrimPrefix(u.Path, "/"), "")
 	if err != nil {
 		return nil, fmt.Errorf("connect to the server at %s: %w", u.Redacted(), err)
 	}
-	s := &server{superuser: *u, admin: admin, owned: &ownership{conn: conn}}
 	defer func() {
 		if err != nil {
-			admin.Close()
+			s.admin.Close()
 			_ = conn.Close(ctx)
 		}
 	}()
 
 	var super bool
-	err = admin.QueryRow(ctx, `select current_setting('server_version_num')::int, rolsuper from pg_roles where rolname = current_user`).
+	err = s.admin.QueryRow(ctx, `select current_setting('server_version_num')::int, rolsuper from pg_roles where rolname = current_user`).
 		Scan(&s.version, &super)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the server at %s: %w", u.Redacted(), err)
@@ -176,7 +182,7 @@ func prepare(ctx context.Context, conn *pgx.Conn) (_ *server, err error) {
 		return nil, fmt.Errorf("the server at %s is PostgreSQL %d: the migrations need %d or later", u.Redacted(), s.version/10000, oldest)
 	}
 	if !super {
-		return nil, fmt.Errorf("the tests make roles with BYPASSRLS and databases, which takes a superuser; %s is none", cfg.ConnConfig.User)
+		return nil, fmt.Errorf("the tests make roles with BYPASSRLS and databases, which takes a superuser; %s is none", s.admin.Config().ConnConfig.User)
 	}
 	if err := s.makeRoles(ctx); err != nil {
 		return nil, fmt.Errorf("make the roles: %w", err)
@@ -189,7 +195,7 @@ var testRoles string
 
 // makeRoles makes the API roles and the test roles. Roles belong to the cluster,
 // and two sessions that make them at once fail: hence the lock.
-func (s *server) makeRoles(ctx context.Context) error {
+func (s *Server) makeRoles(ctx context.Context) error {
 	conn, err := script.Connect(ctx, s.admin.Config().ConnConfig)
 	if err != nil {
 		return err
@@ -211,7 +217,7 @@ func (s *server) makeRoles(ctx context.Context) error {
 }
 
 // url returns the URL of a database; role "" is the superuser.
-func (s *server) url(database, role string) string {
+func (s *Server) url(database, role string) string {
 	u := s.superuser
 	u.Path = "/" + database
 	if role != "" {
@@ -221,12 +227,16 @@ func (s *server) url(database, role string) string {
 }
 
 // pool connects lazily.
-func (s *server) pool(ctx context.Context, database, role string) (*pgxpool.Pool, error) {
+func (s *Server) pool(ctx context.Context, database, role string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(s.url(database, role))
 	if err != nil {
 		return nil, err
 	}
 	cfg.MinConns = 0
+	if s.own {
+		// It may have crashed since a connection was used.
+		cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	}
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
