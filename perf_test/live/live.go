@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/script"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// idle names the steps in which nothing runs beside the application.
+const idle = "idle"
+
+// tail is how long after a file requests still count as its victims.
+const tail = 500 * time.Millisecond
+
+// config is how large the database is, and how busy.
+type config struct {
+	Rows          int
+	Organizations int
+	Rate          float64
+	Idle          time.Duration // of each baseline
+	Say           func(string)  // hears what is going on
+}
+
+// live is a run.
+type live struct {
+	config
+	workload
+	db     *pgtest.DB
+	report *Report
+}
+
+// seeds fill the legacy database.
+func (c config) seeds() []pgtest.Seed {
+	return append(fixtures.World(), fixtures.LegacyBulk{Rows: c.Rows, Organizations: c.Organizations}.Seed())
+}
+
+// run takes a legacy database through all phases and back, with the application's
+// requests going on. The error is a file's or the harness's own; requests that failed
+// are in the report.
+func run(ctx context.Context, c config, db *pgtest.DB) (*Report, error) {
+	l := &live{config: c, db: db, report: &Report{Started: time.Now(), Rows: c.Rows, Organizations: c.Organizations, Rate: c.Rate}}
+	l.workload = workload{population: &population{rows: c.Rows, organizations: c.Organizations}, rate: c.Rate}
+	if err := db.Owner.QueryRow(ctx, `show server_version`).Scan(&l.report.Server); err != nil {
+		return nil, err
+	}
+	defer l.workload.close()
+	if err := l.connect(ctx, db); err != nil {
+		return nil, err
+	}
+	up, down := schema.Migration, schema.Rollback
+	for _, stage := range []struct {
+		application application
+		files       []file
+	}{
+		{oldApplication, []file{{up, schema.Phase1}, {up, schema.Phase2}, {up, schema.Phase3}}},
+		{newApplication, []file{{up, schema.Phase4}, {down, schema.Phase4}}},
+		{oldApplication, []file{{down, schema.Phase3}, {down, schema.Phase2}, {down, schema.Phase1}}},
+	} {
+		if err := l.stage(ctx, stage.application, stage.files); err != nil {
+			return l.report, err
+		}
+	}
+	return l.report, nil
+}
+
+// file is a phase's migration or rollback.
+type file struct {
+	read  func(schema.Phase) (schema.File, error)
+	phase schema.Phase
+}
+
+// stage is the time in which one generation of the application runs.
+func (l *live) stage(ctx context.Context, a application, files []file) (err error) {
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.workload.run(ctx, a)
+	}()
+	defer func() {
+		stop()
+		<-ended
+	}()
+
+	// The first requests meet cold caches.
+	if err := sleep(ctx, l.Idle/4); err != nil {
+		return err
+	}
+	l.since()
+	quiet, err := l.step(ctx, idle, a, func() error { return sleep(ctx, l.Idle) })
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		sql, err := f.read(f.phase)
+		if err != nil {
+			return err
+		}
+		name := f.phase.String()
+		if sql.Path[0] == 'r' {
+			name = "rollback of " + name
+		}
+		var log *script.Log
+		step, err := l.step(ctx, name, a, func() (err error) {
+			log, err = l.migrate(ctx, sql)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		step.observe(log)
+		step.compare(quiet)
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// migrate runs a file as the owner, as an operator would.
+func (l *live) migrate(ctx context.Context, f schema.File) (*script.Log, error) {
+	cfg, err := pgx.ParseConfig(l.db.URL(pgtest.OwnerRole))
+	if err != nil {
+		return nil, err
+	}
+	conn, err := script.Connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	return script.Runner{Patience: 5 * time.Minute, Watch: true, Report: func(e script.Event) {
+		if progress, ok := e.(script.Progress); ok {
+			l.Say(fmt.Sprint(progress))
+		}
+	}}.Run(ctx, conn, f)
+}
+
+// step measures what happens to the requests while something is done.
+func (l *live) step(ctx context.Context, name string, a application, do func() error) (*Step, error) {
+	s := &Step{Name: name, Application: a.Name}
+	before, err := l.wal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.Say(fmt.Sprintf("%s, with the %s application", name, a.Name))
+	began := time.Now()
+	if err := do(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	s.Seconds = time.Since(began).Seconds()
+	if err := sleep(ctx, tail); err != nil {
+		return nil, err
+	}
+	s.measure(l.since())
+	after, err := l.wal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.WAL = after - before
+	if s.Sizes, err = sizes(ctx, l.db); err != nil {
+		return nil, err
+	}
+	l.report.Steps = append(l.report.Steps, s)
+	return s, nil
+}
+
+func (l *live) wal(ctx context.Context) (position int64, err error) { return wal(ctx, l.db) }
+
+// wal is how much the server has logged so far.
+func wal(ctx context.Context, db *pgtest.DB) (position int64, err error) {
+	err = db.Superuser.QueryRow(ctx, `select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint`).Scan(&position)
+	return position, err
+}
+
+// sizes are of the tables that phase 2 fills, and of its journal.
+func sizes(ctx context.Context, db *pgtest.DB) (map[string]Sizes, error) {
+	rows, err := db.Superuser.Query(ctx, `
+		select c.oid::regclass::text, pg_table_size(c.oid), pg_indexes_size(c.oid), pg_stat_get_dead_tuples(c.oid)
+		from unnest(array['public.agents', 'public.knowledge_documents', 'public.conversations', 'tenancy.journal']) as t (name)
+		join pg_catalog.pg_class c on c.oid = to_regclass(t.name)`)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]Sizes{}
+	var table string
+	var s Sizes
+	_, err = pgx.ForEachRow(rows, []any{&table, &s.Table, &s.Indexes, &s.Dead}, func() error {
+		all[table] = s
+		return nil
+	})
+	return all, err
+}
+
+// plain is one UPDATE of each table that the bulk is in, of the columns that phase 2
+// fills in it.
+var plain = []struct{ table, set string }{
+	{"agents", `owner_organization_id = tenant_id, sharing_scope = 'organization', owner_tenant_id = tenant_id, audience_key = tenant_id`},
+	{"knowledge_documents", `owner_organization_id = tenant_id, sharing_scope = 'organization', owner_tenant_id = tenant_id, audience_key = tenant_id`},
+	{"conversations", `owner_organization_id = tenant_id`},
+}
+
+// compareBackfill measures phase 2 and the plain UPDATEs, each on a copy of its own.
+func compareBackfill(ctx context.Context, c config, create func() (*pgtest.DB, error)) (f *Backfill, err error) {
+	f = &Backfill{WAL: map[string]int64{}, Growth: map[string]Ratio{}}
+	fill := func(name string, work func(*pgtest.DB) (float64, error)) (before, after map[string]Sizes, seconds float64, err error) {
+		db, err := create()
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
+		l := &live{config: c, db: db}
+		phase1, err := schema.Migration(schema.Phase1)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		if _, err = l.migrate(ctx, phase1); err != nil {
+			return nil, nil, 0, err
+		}
+		// What the one writes must not be the other's to wait for.
+		if _, err = db.Superuser.Exec(ctx, "checkpoint"); err != nil {
+			return nil, nil, 0, err
+		}
+		if before, err = sizes(ctx, db); err != nil {
+			return nil, nil, 0, err
+		}
+		start, err := wal(ctx, db)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		c.Say("without traffic: " + name)
+		if seconds, err = work(db); err != nil {
+			return nil, nil, 0, err
+		}
+		end, err := wal(ctx, db)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		f.WAL[name] = end - start
+		after, err = sizes(ctx, db)
+		return before, after, seconds, err
+	}
+
+	before, after, seconds, err := fill("plain", func(db *pgtest.DB) (seconds float64, err error) {
+		for _, p := range plain {
+			start := time.Now()
+			// Without the work of the triggers, as the backfill.
+			_, err := db.Owner.Exec(ctx, "begin; set local tenancy.backfill = 'on'; update public."+p.table+" set "+p.set+"; commit")
+			if err != nil {
+				return 0, err
+			}
+			seconds += time.Since(start).Seconds()
+		}
+		return seconds, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.Plain = seconds
+	for _, p := range plain {
+		table := "public." + p.table
+		f.Growth[table] = Ratio{Plain: float64(after[table].Table) / float64(before[table].Table)}
+	}
+	before, after, seconds, err = fill("backfill", func(db *pgtest.DB) (seconds float64, err error) {
+		phase2, err := schema.Migration(schema.Phase2)
+		if err != nil {
+			return 0, err
+		}
+		if _, err := (&live{config: c, db: db}).migrate(ctx, phase2); err != nil {
+			return 0, err
+		}
+		err = db.Owner.QueryRow(ctx, `
+			select sum(extract(epoch from finished_at - started_at))::float8, sum(rows_changed)::bigint
+			from tenancy.backfill_progress`).Scan(&seconds, &f.Rows)
+		return seconds, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.Seconds = seconds
+	f.Ratio = f.Seconds / f.Plain
+	for _, p := range plain {
+		table := "public." + p.table
+		growth := f.Growth[table]
+		growth.Backfill = float64(after[table].Table) / float64(before[table].Table)
+		f.Growth[table] = growth
+	}
+	return f, nil
+}
