@@ -19,6 +19,10 @@ type Error struct {
 	SQL  string // the statement; empty when the file itself is at fault
 	Err  error  // a *pgconn.PgError when the server refused
 
+	// Of a lock that was not to be had:
+	Attempts int       // how many times it was tried
+	Blockers []Blocker // who was in the way at last, if somebody looked on; see Runner.Watch
+
 	at int // line of SQL that is Line, from 0
 }
 
@@ -31,7 +35,7 @@ const (
 
 // Error returns "<origin>:<line>: <message> (SQLSTATE <code>)", then the statement,
 // shortened to the lines around the one that failed, then DETAIL, HINT and CONTEXT as
-// the server gave them, each on its lines.
+// the server gave them, each on its lines; and who was in the way.
 func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s:%d: ", e.Origin, e.Line)
@@ -59,6 +63,17 @@ func (e *Error) Error() string {
 				fmt.Fprintf(&b, "\n%s: %s", field.name, field.text)
 			}
 		}
+	}
+	if e.Attempts > 1 {
+		fmt.Fprintf(&b, "\nTRIED: %d times", e.Attempts)
+	}
+	if len(e.Blockers) > 0 {
+		var end []string
+		for _, blocker := range e.Blockers {
+			fmt.Fprintf(&b, "\nBLOCKED BY: %s", blocker)
+			end = append(end, blocker.end())
+		}
+		fmt.Fprintf(&b, "\nHINT: Wait until that has ended, or end it (%s), then run this again.", strings.Join(end, "; "))
 	}
 	return b.String()
 }

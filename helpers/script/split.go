@@ -3,6 +3,7 @@ package script
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vital-health/tenancy/schema"
@@ -13,6 +14,24 @@ type Statement struct {
 	Line  int    // line of its first character, from 1
 	SQL   string // from its first word on; without comments before it, with its ';' if it has one
 	Gexec bool   // ends in \gexec: its result is run, cell by cell
+}
+
+// words are the unquoted words of a statement that was split already, lower case.
+func (s Statement) words() []string {
+	again := splitter{text: s.SQL, line: 1}
+	_ = again.split()
+	return again.words
+}
+
+// atomic says whether a statement that is a transaction by itself does all or nothing.
+func (s Statement) atomic() bool {
+	words := s.words()
+	return !slices.Contains([]string{"do", "call"}, words[0]) && !slices.Contains(words, "concurrently")
+}
+
+// endsTransaction says whether a statement is a COMMIT or a ROLLBACK.
+func (s Statement) endsTransaction() bool {
+	return slices.Contains([]string{"commit", "end", "rollback", "abort"}, s.words()[0])
 }
 
 // Split cuts a file into statements where psql cuts it. The rules are those of
@@ -45,7 +64,7 @@ type splitter struct {
 	start     int // first byte of the current statement, when open
 	startLine int
 	open      bool     // a statement has begun
-	words     []string // its unquoted words so far, lower case
+	words     []string // its unquoted words so far, lower case, or those of the last one
 	parens    int      // depth of ( in it
 	begins    int      // depth of BEGIN … END in it
 
@@ -117,23 +136,22 @@ func (s *splitter) split() error {
 // begin notes that the next byte belongs to a statement.
 func (s *splitter) begin() {
 	if !s.open {
-		s.open, s.start, s.startLine = true, s.pos, s.line
+		s.open, s.start, s.startLine, s.words = true, s.pos, s.line, nil
 	}
 }
 
 // end closes the current statement before byte to. A lone ';' is none.
 func (s *splitter) end(to int, gexec bool) error {
 	sql := strings.TrimRight(s.text[s.start:to], " \t\r\n\f\v")
-	line, words := s.startLine, s.words
-	s.open, s.words, s.parens, s.begins = false, nil, 0, 0
+	s.open, s.parens, s.begins = false, 0, 0
 	if sql == ";" {
 		return nil
 	}
-	if copiesFromStdin(words) {
-		s.errLine = line
+	if copiesFromStdin(s.words) {
+		s.errLine = s.startLine
 		return errors.New("COPY … FROM STDIN is not supported: write INSERT statements")
 	}
-	s.out = append(s.out, Statement{Line: line, SQL: sql, Gexec: gexec})
+	s.out = append(s.out, Statement{Line: s.startLine, SQL: sql, Gexec: gexec})
 	return nil
 }
 
