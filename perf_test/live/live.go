@@ -137,6 +137,8 @@ func (l *live) migrate(ctx context.Context, f schema.File) (*script.Log, error) 
 	if err != nil {
 		return nil, err
 	}
+	// The rollback of phase 3 drops the audit history, once it is told to.
+	cfg.RuntimeParams["tenancy.discard_audit_logs"] = "yes"
 	conn, err := script.Connect(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -189,7 +191,7 @@ func wal(ctx context.Context, db *pgtest.DB) (position int64, err error) {
 // sizes are of the tables that phase 2 fills, and of its journal.
 func sizes(ctx context.Context, db *pgtest.DB) (map[string]Sizes, error) {
 	rows, err := db.Superuser.Query(ctx, `
-		select c.oid::regclass::text, pg_table_size(c.oid), pg_indexes_size(c.oid), pg_stat_get_dead_tuples(c.oid)
+		select t.name, pg_table_size(c.oid), pg_indexes_size(c.oid), pg_stat_get_dead_tuples(c.oid)
 		from unnest(array['public.agents', 'public.knowledge_documents', 'public.conversations', 'tenancy.journal']) as t (name)
 		join pg_catalog.pg_class c on c.oid = to_regclass(t.name)`)
 	if err != nil {
@@ -217,8 +219,8 @@ var plain = []struct{ table, set string }{
 func compareBackfill(ctx context.Context, c config, create func() (*pgtest.DB, error)) (f *Backfill, err error) {
 	f = &Backfill{WAL: map[string]int64{}, Growth: map[string]Ratio{}}
 	fill := func(name string, work func(*pgtest.DB) (float64, error)) (before, after map[string]Sizes, seconds float64, err error) {
-		db, err := create()
-		if err != nil {
+		var db *pgtest.DB
+		if db, err = create(); err != nil {
 			return nil, nil, 0, err
 		}
 		defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()

@@ -67,12 +67,12 @@ func main() {
 	if report != nil {
 		fmt.Print("\n", report, "\n")
 		err = errors.Join(err, write(report, *out))
+		if len(report.Over) > 0 {
+			err = errors.Join(err, errors.New("over budget:\n  "+strings.Join(report.Over, "\n  ")))
+		}
 	}
 	if err != nil {
 		fail(err)
-	}
-	if len(report.Over) > 0 {
-		fail(errors.New("over budget:\n  " + strings.Join(report.Over, "\n  ")))
 	}
 }
 
