@@ -31,6 +31,7 @@ func testUpDownUp(t *testing.T) {
 	// Between the phases both applications write; and the backfill must not forget what they said.
 	phasetest.Exec(t, db, `insert into public.agents (name, owner_organization_id, sharing_scope) values ('New', $1, 'tenant')`, fixtures.Pfizer.ID)
 	phasetest.Exec(t, db, `insert into public.agents (name, tenant_id, metadata) values ('Old', $1, '{"is_tenant_shared": true}')`, fixtures.Platform.ID)
+	phasetest.Exec(t, db, `insert into public.agents (name, tenant_id) values ('Old, for the platform''s own people', $1)`, fixtures.Platform.ID)
 	phasetest.Exec(t, db, `insert into public.prompts (name, tenant_id) values ('Dangling', gen_random_uuid())`)
 	phasetest.Exec(t, db, `insert into public.organizations (name, organization_type, slug) values ('Declared', 'tenant', 'declared')`)
 	phasetest.Exec(t, db, `update public.organizations set slug = 'nvs' where id = $1`, fixtures.Novartis.ID)

@@ -346,17 +346,26 @@ begin
          select %2$L, %1$s from public.organizations where id = %3$L
          on conflict (id) do nothing', columns, p_to, p_from));
 
-    for reference in select * from tenancy.organization_references() loop
+    for reference in
+        select r.relation, r.column_name,
+            -- The audience of a row that is private to its owner is the owner's id, too.
+            case when a.attname is not null then
+                format(', audience_key = case audience_key when %L then %L else audience_key end', p_from, p_to)
+            end as audience
+        from tenancy.organization_references() r
+        left join pg_catalog.pg_attribute a
+            on r.column_name = 'owner_organization_id' and a.attrelid = r.relation and a.attname = 'audience_key' and not a.attisdropped
+    loop
         loop
             execute format('select exists (select from %s where %I = %L)',
                 reference.relation, reference.column_name, p_from) into more;
             exit when not more;
             call tenancy.patiently(format(
-                'update %1$s set %2$I = %3$L where ctid = any (array(select ctid from %1$s where %2$I = %4$L limit 5000))',
-                reference.relation, reference.column_name, p_to, p_from));
+                'update %1$s set %2$I = %3$L%5$s where ctid = any (array(select ctid from %1$s where %2$I = %4$L limit 5000))',
+                reference.relation, reference.column_name, p_to, p_from, reference.audience));
         end loop;
-        farewell := farewell || format('update %1$s set %2$I = %3$L where %2$I = %4$L;',
-            reference.relation, reference.column_name, p_to, p_from);
+        farewell := farewell || format('update %1$s set %2$I = %3$L%5$s where %2$I = %4$L;',
+            reference.relation, reference.column_name, p_to, p_from, reference.audience);
     end loop;
     call tenancy.patiently(farewell || format('delete from public.organizations where id = %L', p_from));
 end
