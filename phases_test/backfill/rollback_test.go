@@ -76,6 +76,9 @@ func testKept(t *testing.T) {
 	phasetest.Exec(t, db, `update public.agents set sharing_scope = 'tenant' where id = $1`, fixtures.NovartisAgent.ID)
 	phasetest.Exec(t, db, `update public.agents set tenant_id = $1 where id = $2`, fixtures.Pfizer.ID, fixtures.DanaAgent.ID)
 	phasetest.Exec(t, db, `update public.agents set metadata = '{"is_public": true}' where id = $1`, fixtures.PfizerAgent.ID)
+	// The old application shares it, the new one takes that back: as the backfill left it, and the flag says otherwise now.
+	phasetest.Exec(t, db, `update public.agents set metadata = '{"is_public": true}' where id = $1`, fixtures.MaxAgent.ID)
+	phasetest.Exec(t, db, `update public.agents set sharing_scope = 'organization' where id = $1`, fixtures.MaxAgent.ID)
 	phasetest.Exec(t, db, `update public.prompts set name = 'Renamed' where id = $1`, fixtures.MayoPrompt.ID)
 	phasetest.Exec(t, db, `update public.conversations set owner_organization_id = $1 where id = $2`, fixtures.MayoClinic.ID, fixtures.DanaConversation.ID)
 
@@ -86,11 +89,13 @@ func testKept(t *testing.T) {
 		"agents " + fixtures.NovartisAgent.Name:            derive(fixtures.Novartis.ID, fixtures.TenantLevel),
 		"agents " + fixtures.DanaAgent.Name:                derive(fixtures.Pfizer.ID, fixtures.OrganizationLevel),
 		"agents " + fixtures.PfizerAgent.Name:              derive(fixtures.Pfizer.ID, fixtures.PlatformLevel),
+		"agents " + fixtures.MaxAgent.Name:                 derive(fixtures.Pfizer.ID, fixtures.OrganizationLevel),
 		"conversations " + fixtures.DanaConversation.Title: derive(fixtures.MayoClinic.ID, ""),
 		// What nobody did, or about something else.
 		"prompts Renamed":                                 {},
 		"agents " + fixtures.NovartisDraft.Name:           {},
 		"agents " + fixtures.OrphanAgent.Name:             {},
+		"agents " + fixtures.PlatformSharedAgent.Name:     {},
 		"conversations " + fixtures.BobConversation.Title: {},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, want, found[name]) })

@@ -88,7 +88,14 @@ begin
                 case when target.class = 'resource' then
                     ', sharing_scope = b.scope_before, owner_tenant_id = null,
                      audience_key = authz.audience_key(b.scope_before, b.owner_before, null)' end,
-                case when target.class = 'resource' then ' and r.sharing_scope is not distinct from b.scope_after' end));
+                -- What the backfill read from the flags, while they still say so: where somebody has changed them, a scope
+                -- that is what it was is his own word, and the next backfill must not ask the flags.
+                case when target.class = 'resource' then
+                    ' and r.sharing_scope is not distinct from b.scope_after
+                      and (b.scope_before is not null or b.scope_after = tenancy.legacy_scope(r)
+                           or b.scope_after = ''organization'' and tenancy.legacy_scope(r) = ''tenant''
+                               and b.owner_after = tenancy.platform_id())'
+                end));
         end loop;
 
         -- Rows that came later and had no owner either.
