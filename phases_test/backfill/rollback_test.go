@@ -129,6 +129,15 @@ func testLater(t *testing.T) {
 	phasetest.Exec(t, db, `insert into public.agents (name, tenant_id, metadata) values ('Of Novartis', $1, '{"is_tenant_shared": true}'), ('Of the platform', $2, '{}')`, fixtures.Novartis.ID, fixtures.PlatformID)
 	phasetest.Exec(t, db, `insert into public.prompts (name) values ('Of nobody')`)
 	phasetest.Exec(t, db, `insert into public.user_organizations (user_id, organization_id) values ($1, $2)`, fixtures.Nobody.ID, fixtures.PlatformID)
+	// Deleted and made anew, with the same id: elsewhere, and by who says where.
+	for n, again := range map[int]organization{
+		102: {Name: "Bayer", Key: "digital-health"},
+		103: {Name: "Merck", Level: fixtures.OrganizationLevel, Parent: pharma, Slug: "merck"},
+	} {
+		id := insertOrganization(t, db, n, organization{Name: again.Name, Key: "pharma"})
+		phasetest.Exec(t, db, `delete from public.organizations where id = $1`, id)
+		insertOrganization(t, db, n, again)
+	}
 	// Somebody takes the quarantine for a place to live.
 	insertOrganization(t, db, 101, organization{Name: "Stray", Level: fixtures.OrganizationLevel, Parent: fixtures.QuarantineTenantID, Slug: "stray"})
 	db.Rollback(t, schema.Phase2)
@@ -136,6 +145,12 @@ func testLater(t *testing.T) {
 	found, placed := rows(t, db), places(t, db)
 	t.Run("an organization that was placed is a legacy one again", func(t *testing.T) {
 		require.Equal(t, place{Name: "Roche", Active: true}, placed["00000100-0000-4000-8000-000000000100"])
+	})
+	t.Run("one that was placed twice, too", func(t *testing.T) {
+		require.Equal(t, place{Name: "Bayer", Active: true}, placed["00000102-0000-4000-8000-000000000102"])
+	})
+	t.Run("one that came again with its place keeps it", func(t *testing.T) {
+		require.Equal(t, place{"Merck", "organization", pharma, "merck", "tenant", pharma, true}, placed["00000103-0000-4000-8000-000000000103"])
 	})
 	t.Run("a row keeps its owner, as it would have had one after phase 1", func(t *testing.T) {
 		require.Equal(t, row{fixtures.Novartis.ID, "tenant", pharma, shared(pharma)}, found["agents Of Novartis"])

@@ -262,6 +262,10 @@ as $$
 declare
     given constant public.organizations := new;
 begin
+    -- What is remembered of another that had this id, and is gone, is not this one's.
+    delete from tenancy.organization_journal j
+    where j.organization_id = new.id and not exists (select from public.organizations o where o.id = new.id);
+
     if new.organization_type is not null and new.slug <> '' then
         return new;
     end if;
