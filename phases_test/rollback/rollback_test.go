@@ -30,7 +30,7 @@ type picture struct {
 	rows        catalog.Data
 }
 
-func take(t *testing.T, db *pgtest.DB) picture {
+func take(t testing.TB, db *pgtest.DB) picture {
 	t.Helper()
 	return picture{phasetest.Catalog(t, db), phasetest.Data(t, db, incidental...)}
 }
