@@ -2,8 +2,8 @@
 --        application or people wrote since stays.
 -- Needs: phase 2 as the latest phase, complete or not, run by the owner of the tables, outside a transaction (psql -f).
 --        Undo: run phase 2 again.
--- Locks: each table, for the moment that dropping a trigger takes; then rows, 5,000 at a time, each batch in a transaction
---        of its own. Killed at any point and run again, it does the rest.
+-- Locks: each table against writing, for a moment, at the beginning and at the end; between them rows, 5,000 at a time,
+--        each batch in a transaction of its own. Killed at any point and run again, it does the rest.
 
 \set ON_ERROR_STOP on
 
@@ -53,12 +53,41 @@ begin
     delete from tenancy.completed_phase where phase = 2;
     commit;
 
+    -- From now on nobody gets an owner or a place that he does not bring. But both ids of the platform go on being
+    -- understood: they mean the old one as soon as it is there again, so that nobody refers to a row that is about to go.
+    create or replace function tenancy.resolve_owner() returns trigger
+    language plpgsql security definer set search_path = ''
+    as $f$
+    declare
+        moved constant uuid := (
+            select o.id
+            from tenancy.moved_organization m
+            join public.organizations o on o.id in (m.old_id, m.new_id)
+            where new.owner_organization_id in (m.old_id, m.new_id)
+            order by o.id = m.old_id desc
+            limit 1
+        );
+    begin
+        if moved <> new.owner_organization_id then
+            new.owner_organization_id := moved;
+            -- A foreign key may stand on tenant_id, too.
+            if to_jsonb(new) ? 'tenant_id' then
+                new := jsonb_populate_record(new, jsonb_build_object('tenant_id', moved));
+            end if;
+        end if;
+        return new;
+    end
+    $f$;
+    commit;
     for target in
-        select t.tgname, t.tgrelid::regclass as relation
+        select t.tgname, t.tgrelid::regclass as relation, t.tgfoid = 'tenancy.resolve_owner()'::regprocedure as stays
         from pg_catalog.pg_trigger t
-        where t.tgfoid in (to_regprocedure('tenancy.resolve_owner()'), to_regprocedure('tenancy.place_organization()'))
+        where t.tgfoid in ('tenancy.resolve_owner()'::regprocedure, to_regprocedure('tenancy.place_organization()'))
     loop
-        call tenancy.patiently(format('drop trigger %I on %s', target.tgname, target.relation));
+        -- Whoever still writes by what the function was before is waited for.
+        call tenancy.patiently(case
+            when target.stays then format('lock table %s in share row exclusive mode', target.relation)
+            else format('drop trigger %I on %s', target.tgname, target.relation) end);
     end loop;
 
     -- The rows.
@@ -144,6 +173,13 @@ begin
         call tenancy.move_organization(moved.new_id, moved.old_id);
         delete from tenancy.moved_organization where old_id = moved.old_id;
         commit;
+    end loop;
+    for target in
+        select t.tgname, t.tgrelid::regclass as relation
+        from pg_catalog.pg_trigger t
+        where t.tgfoid = to_regprocedure('tenancy.resolve_owner()')
+    loop
+        call tenancy.patiently(format('drop trigger %I on %s', target.tgname, target.relation));
     end loop;
 
     drop procedure tenancy.backfill(text, integer), tenancy.place_organizations(), tenancy.check_organizations(),
