@@ -344,6 +344,7 @@ func shift(n int, secured bool) []write {
 			insert("knowledge_documents", id(10000+n), values{"title": "By the only membership", "created_by": key, "is_public": n%2 == 0}),
 			insert("use_cases", key, values{"title": "Nobody's"}),
 			insert("prompts", key, values{"name": "By the platform's old id", "tenant_id": formerly}),
+			insert("agents", id(20000+n), values{"name": "By the platform's old id", "tenant_id": formerly}),
 			insert("organizations", key, values{"name": fmt.Sprint("Made ", n), "tenant_key": "pharma"}),
 			insert("agents", id(10000+n), values{"name": "Shared", "tenant_id": of, "metadata": values{"is_tenant_shared": true}}),
 			update("agents", fixtures.Agents[n%10].ID, values{"tenant_id": of}),
