@@ -1,11 +1,10 @@
 -- What:  phase 1, expand. Adds the columns and enums of the hierarchy; everything the old application does goes on working.
 -- Needs: the legacy tables, run by their owner. Undo: rollbacks/20251126_001_hierarchical_multitenancy_phase1_rollback.sql.
--- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting; no row is read or written.
+-- Locks: ACCESS EXCLUSIVE on all tables for an instant, once nobody uses them; no row is read or written. See lock_tables.
 
 \set ON_ERROR_STOP on
 
 begin;
-set local lock_timeout = '2s';
 set local search_path = '';
 
 -- Refuse what cannot work -----------------------------------------------------------------------------------------
@@ -81,6 +80,48 @@ values
     ('user_organizations', 'directory'),
     ('audit_logs', 'evidence')
 on conflict do nothing;
+
+-- Takes every table at once, for a transaction that changes several: who took them one after another would keep callers of
+-- the first waiting for those of the last, and die with them in a deadlock. Whoever queues behind it waits for a tenth of
+-- a second at most; then it lets go of everything, steps aside and tries again, for about five minutes. The tables that
+-- others refer to come last, as they do in the application's own transactions.
+create or replace procedure tenancy.lock_tables()
+language plpgsql
+as $$
+declare
+    attempt integer := 0;
+    deadline timestamptz;
+    target record;
+begin
+    loop
+        attempt := attempt + 1;
+        deadline := clock_timestamp() + interval '100 ms';
+        begin
+            for target in
+                select t.table_name
+                from tenancy.classified_table t
+                where to_regclass('public.' || t.table_name) is not null
+                order by array_position('{private,resource,directory,evidence}', t.class), t.table_name desc
+            loop
+                perform pg_catalog.set_config('lock_timeout',
+                    greatest(1, extract(milliseconds from deadline - clock_timestamp()))::integer || 'ms', true);
+                execute format('lock table public.%I in access exclusive mode', target.table_name);
+            end loop;
+            exit;
+        -- What was locked in this block is free again.
+        exception when lock_not_available or deadlock_detected then
+            if attempt >= 300 then
+                raise;
+            end if;
+        end;
+        perform pg_catalog.pg_sleep(least(0.05 * attempt, 1));
+    end loop;
+    -- Of all else, nothing is in use for long.
+    perform pg_catalog.set_config('lock_timeout', '100ms', true);
+end
+$$;
+
+call tenancy.lock_tables();
 
 -- Views and functions of other schemas that read the tables for API roles, past row level security, and that somebody has
 -- looked at: phase 4 refuses any other.

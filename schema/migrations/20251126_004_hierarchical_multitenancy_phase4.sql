@@ -1,12 +1,11 @@
 -- What:  phase 4, row level security. From here on the database decides who sees and changes what, and records it.
 -- Needs: phase 3, run by the owner of the tables and of the database. Undo: the phase 4 rollback.
--- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting; no row is read or written.
---        All or nothing, in one transaction: there is no moment with half of the policies.
+-- Locks: ACCESS EXCLUSIVE on all tables for an instant, once nobody uses them (tenancy.lock_tables in phase 1); no row is
+--        read or written. All or nothing, in one transaction: there is no moment with half of the policies.
 
 \set ON_ERROR_STOP on
 
 begin;
-set local lock_timeout = '2s';
 set local search_path = '';
 
 -- Refuse what cannot work -----------------------------------------------------------------------------------------
@@ -138,6 +137,8 @@ begin
     end if;
 end
 $$;
+
+call tenancy.lock_tables();
 
 -- Keep what was there ---------------------------------------------------------------------------------------------
 -- The first run writes down how to restore the access of phase 3: policies, privileges, options of views. A second run

@@ -1,12 +1,11 @@
 -- What:  takes phase 1 back: exactly what it added goes, and nothing that was there before.
 -- Needs: phase 1 as the latest phase, run by the owner of the tables. Undo: run phase 1 again.
--- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting. What the new application
---        wrote into the added columns is lost; tenant_id has it too.
+-- Locks: ACCESS EXCLUSIVE on all tables for an instant, once nobody uses them (tenancy.lock_tables in phase 1). What the
+--        new application wrote into the added columns is lost; tenant_id has it too.
 
 \set ON_ERROR_STOP on
 
 begin;
-set local lock_timeout = '2s';
 set local search_path = '';
 
 do $$
@@ -29,6 +28,8 @@ begin
     if to_regclass('tenancy.journal') is not null then
         raise exception 'phase 2 has begun: roll it back before phase 1';
     end if;
+
+    call tenancy.lock_tables();
 
     -- Triggers first: they mention the columns.
     for step in

@@ -17,9 +17,7 @@ do $$
 declare
     culprits text;
     target record;
-    reference record;
     upto uuid;
-    used boolean;
     moved record;
 begin
     if current_setting('tenancy.migrating') <> '' then
@@ -137,37 +135,49 @@ begin
 
     -- The organizations: first those that phase 2 placed, each value that is still as it was left; then those that it
     -- made, the lowest first, unless something refers to them by now.
-    perform set_config('lock_timeout', '2s', true);
-    update public.organizations o
-    set organization_type = case when tenancy.placement(o) -> 'organization_type' = j.after -> 'organization_type'
-            then (j.before ->> 'organization_type')::public.organization_type else o.organization_type end,
-        parent_organization_id = case when tenancy.placement(o) -> 'parent_organization_id' = j.after -> 'parent_organization_id'
-            then (j.before ->> 'parent_organization_id')::uuid else o.parent_organization_id end,
-        slug = case when tenancy.placement(o) -> 'slug' = j.after -> 'slug' then j.before ->> 'slug' else o.slug end
-    from tenancy.organization_journal j
-    where j.organization_id = o.id and j.before is not null;
-
+    call tenancy.patiently(
+        $f$
+        with placed as (
+            delete from tenancy.organization_journal where before is not null returning *
+        )
+        update public.organizations o
+        set organization_type = case when tenancy.placement(o) -> 'organization_type' = j.after -> 'organization_type'
+                then (j.before ->> 'organization_type')::public.organization_type else o.organization_type end,
+            parent_organization_id = case when tenancy.placement(o) -> 'parent_organization_id' = j.after -> 'parent_organization_id'
+                then (j.before ->> 'parent_organization_id')::uuid else o.parent_organization_id end,
+            slug = case when tenancy.placement(o) -> 'slug' = j.after -> 'slug' then j.before ->> 'slug' else o.slug end
+        from placed j
+        where j.organization_id = o.id
+        $f$);
     for target in
         select o.id, o.name
         from public.organizations o
-        join tenancy.organization_journal j on j.organization_id = o.id and j.before is null
+        join tenancy.organization_journal j on j.organization_id = o.id
         order by o.organization_type desc
     loop
         -- Nobody begins to refer to it between the question and the deletion, which would cascade to him.
-        perform from public.organizations where id = target.id for update;
-        used := false;
-        for reference in select * from tenancy.organization_references() loop
-            execute format('select %L or exists (select from %s where %I = %L)',
-                used, reference.relation, reference.column_name, target.id) into used;
-        end loop;
-        if used then
-            raise notice 'organization % (%) was made by phase 2 and is in use by now: it stays', target.id, target.name;
-        else
-            delete from public.organizations where id = target.id;
-        end if;
+        call tenancy.patiently(format(
+            $f$
+            do $do$
+            declare
+                reference record;
+                used boolean := false;
+            begin
+                perform from public.organizations where id = %1$L for update;
+                for reference in select * from tenancy.organization_references() loop
+                    execute format('select %%L or exists (select from %%s where %%I = %%L)',
+                        used, reference.relation, reference.column_name, %1$L) into used;
+                end loop;
+                if used then
+                    raise notice 'organization %% (%%) was made by phase 2 and is in use by now: it stays', %1$L, %2$L;
+                else
+                    delete from public.organizations where id = %1$L;
+                end if;
+                delete from tenancy.organization_journal where organization_id = %1$L;
+            end
+            $do$
+            $f$, target.id, target.name));
     end loop;
-    delete from tenancy.organization_journal;
-    commit;
 
     for moved in select old_id, new_id from tenancy.moved_organization loop
         call tenancy.move_organization(moved.new_id, moved.old_id);

@@ -1,13 +1,12 @@
 -- What:  takes phase 4 back: the policies, privileges and triggers of phase 3 return as they were. The audit history stays.
 -- Needs: phase 4, run by the owner of the tables and of the database. Undo: run phase 4 again.
--- Locks: ACCESS EXCLUSIVE on each table for a catalog change, given up after 2 s of waiting, and on use_cases and
---        capabilities while the unique indexes of their codes are built. All or nothing, in one transaction. From then on
+-- Locks: ACCESS EXCLUSIVE on all tables for an instant, once nobody uses them (tenancy.lock_tables in phase 1), and for
+--        as long as the unique indexes on the codes of use_cases and capabilities take. All or nothing, in one transaction. From then on
 --        the database is as open as it was: to the old policies a row that was softly deleted is a row like any other.
 
 \set ON_ERROR_STOP on
 
 begin;
-set local lock_timeout = '2s';
 set local search_path = '';
 
 do $$
@@ -25,6 +24,20 @@ begin
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
     end if;
+
+    for step in
+        select t.table_name
+        from tenancy.classified_table t
+        where t.class = 'resource' and to_regclass('public.' || t.table_name) is not null
+        order by t.table_name
+    loop
+        execute format('select count(*) from public.%I where deleted_at is not null', step.table_name) into hidden;
+        if hidden > 0 then
+            raise notice 'softly deleted, and rows like any other from now on: % rows of %', hidden, step.table_name;
+        end if;
+    end loop;
+
+    call tenancy.lock_tables();
 
     -- What phase 4 made.
     for step in
@@ -80,17 +93,6 @@ begin
             get stacked diagnostics detail = pg_exception_detail;
             raise warning 'not restored, because of rows that phase 4 allows: %. Correct them, then run: %', detail, step.statement;
         end;
-    end loop;
-    for step in
-        select t.table_name
-        from tenancy.classified_table t
-        where t.class = 'resource' and to_regclass('public.' || t.table_name) is not null
-        order by t.table_name
-    loop
-        execute format('select count(*) from public.%I where deleted_at is not null', step.table_name) into hidden;
-        if hidden > 0 then
-            raise notice 'softly deleted, and rows like any other from now on: % rows of %', hidden, step.table_name;
-        end if;
     end loop;
     delete from tenancy.undo where phase = 4;
     delete from tenancy.completed_phase where phase = 4;
