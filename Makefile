@@ -50,6 +50,10 @@ golden: ## write down anew who may do what to which row, and what each scenario 
 bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCALE=1 BENCH=. ARGS=-benchtime=200x)
 	@MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=60m -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS) ./perf_test/...
 
+.PHONY: live
+live: ## what users of the application notice of each phase and rollback; writes build/report/live.json (ROWS=100000 RATE=100)
+	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./perf_test/live $(if $(ROWS),-rows '$(ROWS)') $(if $(RATE),-rate '$(RATE)') $(ARGS)
+
 .PHONY: db
 db: ## make a database to look around in, print its URLs, and drop it when interrupted (PHASE=phase4)
 	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb $(if $(PHASE),-phase '$(PHASE)')

@@ -28,7 +28,7 @@ type request struct {
 	user   bool // sent by a signed-in user through the API, or else by the backend as service_role
 	talk   bool // about a conversation
 	sql    string
-	args   func(*draw) []any
+	args   func(*draw) []any         // nil if there is nothing to ask just now
 	keep   func(*population, string) // what becomes of the id that it returns; nil for a statement that returns none
 }
 
@@ -48,7 +48,7 @@ var oldApplication = application{"old", []request{
 	{"makes an agent", 5, false, false, `insert into public.agents (tenant_id, name, created_by, metadata) values ($1, $2, $3, '{"is_public": false}') returning id`,
 		func(d *draw) []any { return []any{d.organization(), d.text(), d.person()} }, (*population).addAgent},
 	{"deletes an agent", 3, false, false, `delete from public.agents where id = $1`,
-		func(d *draw) []any { return []any{d.takeAgent()} }, nil},
+		(*draw).takeAgent, nil},
 	{"opens a document", 10, true, false, `select id, title, content from public.knowledge_documents where id = $1`,
 		func(d *draw) []any { return []any{d.document()} }, nil},
 	{"edits a document", 5, false, false, `update public.knowledge_documents set content = $2, updated_at = now() where id = $1`,
@@ -88,7 +88,7 @@ var newApplication = application{"new", []request{
 	{"makes an agent", 5, true, false, `insert into public.agents (owner_organization_id, name, created_by) values ($1, $2, $3) returning id`,
 		func(d *draw) []any { return []any{d.organization(), d.text(), d.person()} }, (*population).addAgent},
 	{"deletes an agent", 3, false, false, `update public.agents set deleted_at = now() where id = $1`,
-		func(d *draw) []any { return []any{d.takeAgent()} }, nil},
+		(*draw).takeAgent, nil},
 	{"opens a document", 10, true, false, `select id, title, content from public.knowledge_documents where id = $1`,
 		func(d *draw) []any { return []any{d.document()} }, nil},
 	{"edits a document", 5, false, false, `update public.knowledge_documents set content = $2 where id = $1`,
@@ -159,15 +159,16 @@ func (d *draw) otherOrganization() string {
 	return fixtures.LegacyID("organization", rand.IntN(d.organizations))
 }
 
-// takeAgent is an agent that the workload has made; one that nobody has, if there is none.
-func (d *draw) takeAgent() (id string) {
+// takeAgent is an agent that the workload has made, if there is one.
+func (d *draw) takeAgent() []any {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.made) == 0 {
-		return fixtures.LegacyID("agent", 0)
+		return nil
 	}
-	id, d.made = d.made[0], d.made[1:]
-	return id
+	id := d.made[0]
+	d.made = d.made[1:]
+	return []any{id}
 }
 
 // claims is what the API says of the person.
@@ -190,9 +191,12 @@ type answer struct {
 	request *request
 	asked   time.Time
 	latency time.Duration
-	rows    int64
 	err     error
 }
+
+// errNoRow is the error of a request that the database took for one that is about
+// nothing: hidden rows are no SQL error.
+var errNoRow = errors.New("met no row")
 
 // connect opens the application's two pools, as large as the application's would be.
 func (w *workload) connect(ctx context.Context, db *pgtest.DB) error {
@@ -243,10 +247,14 @@ func (w *workload) run(ctx context.Context, a application) {
 		case <-time.After(time.Until(next)):
 		}
 		r := lottery[rand.IntN(len(lottery))]
+		d := w.population.draw(r.talk)
+		args := r.args(d)
+		if args == nil {
+			continue
+		}
 		pending.Go(func() {
-			answer := answer{request: r, asked: next}
 			// A request that was sent is answered, also when no more are to be sent.
-			answer.rows, answer.err = w.send(context.WithoutCancel(ctx), r)
+			answer := answer{request: r, asked: next, err: w.send(context.WithoutCancel(ctx), r, d, args)}
 			answer.latency = time.Since(next)
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -255,42 +263,43 @@ func (w *workload) run(ctx context.Context, a application) {
 	}
 }
 
-// send sends a request, and returns how many rows it met.
-func (w *workload) send(ctx context.Context, r *request) (n int64, err error) {
+// send sends a request.
+func (w *workload) send(ctx context.Context, r *request, d *draw, args []any) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	d := w.population.draw(r.talk)
-	statement := func(q interface {
-		Query(context.Context, string, ...any) (pgx.Rows, error)
-	}) error {
-		rows, err := q.Query(ctx, r.sql, r.args(d)...)
+	if !r.user {
+		return w.statement(ctx, w.backend, r, args)
+	}
+	return pgx.BeginFunc(ctx, w.api, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', $1, true)", d.claims())
 		if err != nil {
 			return err
 		}
-		var id string
-		if r.keep != nil && rows.Next() {
-			err = rows.Scan(&id)
-		}
-		rows.Close()
-		if err := errors.Join(err, rows.Err()); err != nil {
-			return err
-		}
-		if id != "" {
-			r.keep(w.population, id)
-		}
-		n = rows.CommandTag().RowsAffected()
-		return nil
-	}
-	if !r.user {
-		return n, statement(w.backend)
-	}
-	err = pgx.BeginFunc(ctx, w.api, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', $1, true)", d.claims()); err != nil {
-			return err
-		}
-		return statement(tx)
+		return w.statement(ctx, tx, r, args)
 	})
-	return n, err
+}
+
+func (w *workload) statement(ctx context.Context, on interface {
+	Query(context.Context, string, ...any) (pgx.Rows, error)
+}, r *request, args []any) error {
+	rows, err := on.Query(ctx, r.sql, args...)
+	if err != nil {
+		return err
+	}
+	var id string
+	if r.keep != nil && rows.Next() {
+		err = rows.Scan(&id)
+	}
+	rows.Close()
+	switch err := errors.Join(err, rows.Err()); {
+	case err != nil:
+		return err
+	case rows.CommandTag().RowsAffected() == 0:
+		return errNoRow
+	case r.keep != nil:
+		r.keep(w.population, id)
+	}
+	return nil
 }
 
 // since takes the answers that have come since the last time.

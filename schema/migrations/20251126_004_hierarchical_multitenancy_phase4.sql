@@ -138,8 +138,6 @@ begin
 end
 $$;
 
-call tenancy.lock_tables();
-
 -- Keep what was there ---------------------------------------------------------------------------------------------
 -- The first run writes down how to restore the access of phase 3: policies, privileges, options of views. A second run
 -- finds its own doing, which is nothing to restore.
@@ -255,6 +253,8 @@ begin
       and c.conrelid in (to_regclass('public.use_cases'), to_regclass('public.capabilities'));
 end
 $$;
+
+call tenancy.lock_tables();
 
 -- Take back what everybody had ------------------------------------------------------------------------------------
 -- Row level security does not hold for TRUNCATE, a view that reads as its owner, or a temporary table that hides a real
