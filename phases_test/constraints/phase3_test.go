@@ -184,7 +184,7 @@ func testVariants(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 	phasetest.Exec(t, db, `
-		drop table public.prompts, public.capabilities;
+		drop table public.prompts, public.capabilities, public.knowledge_documents;
 		create schema archive;
 		create table archive.agents (like public.agents);
 		create table archive.idx_agents_owner (id integer);
@@ -198,7 +198,7 @@ func testVariants(t *testing.T) {
 	t.Run("all that is missing is of the tables that are missing", func(t *testing.T) {
 		// A shorter slug is compared as a text.
 		for _, problem := range append(constraintProblems(t, db.Owner), indexProblems(t, db.Owner)...) {
-			require.Regexp(t, `^(constraint|index|column) \S*(prompts|capabilities)\S* (is missing|may be NULL)|^constraint organizations\.organizations_slug_not_empty is CHECK \(\(\(slug\)::text <> ''::text\)\),`, problem)
+			require.Regexp(t, `^(constraint|index|column) \S*(prompts|capabilities|knowledge_documents)\S* (is missing|may be NULL)|^constraint organizations\.organizations_slug_not_empty is CHECK \(\(\(slug\)::text <> ''::text\)\),`, problem)
 		}
 	})
 	t.Run("what has the same name elsewhere is left alone", func(t *testing.T) {

@@ -396,52 +396,62 @@ $$;
 -- The materialised view is where no API role gets; row level security does not hold for one. The view in front shows
 -- callers their own organizations. Counts are made before they are joined: joined first, they multiply each other.
 
-create materialized view if not exists tenancy.organization_stats as
-select
-    o.id as organization_id,
-    o.name as organization_name,
-    o.organization_type,
-    coalesce(a.private, 0) as private_agents_count,
-    coalesce(a.tenant, 0) as tenant_agents_count,
-    coalesce(a.platform, 0) as platform_agents_count,
-    coalesce(a.total, 0) as total_agents_count,
-    coalesce(k.total, 0) as knowledge_docs_count,
-    coalesce(c.total, 0) as conversations_count,
-    coalesce(u.total, 0) as active_users_count,
-    c.latest as last_conversation_at,
-    a.latest as last_agent_created_at
-from public.organizations o
-left join (
-    select
-        owner_organization_id,
-        count(*) as total,
-        count(*) filter (where sharing_scope = 'organization') as private,
-        count(*) filter (where sharing_scope = 'tenant') as tenant,
-        count(*) filter (where sharing_scope = 'platform') as platform,
-        max(created_at) as latest
-    from public.agents
-    where deleted_at is null
-    group by owner_organization_id
-) as a on a.owner_organization_id = o.id
-left join (
-    select owner_organization_id, count(*) as total
-    from public.knowledge_documents
-    where deleted_at is null
-    group by owner_organization_id
-) as k on k.owner_organization_id = o.id
-left join (
-    select owner_organization_id, count(*) as total, max(created_at) as latest
-    from public.conversations
-    where deleted_at is null
-    group by owner_organization_id
-) as c on c.owner_organization_id = o.id
-left join (
-    select organization_id, count(*) as total
-    from public.user_organizations
-    where is_active
-    group by organization_id
-) as u on u.organization_id = o.id
-where o.deleted_at is null;
+do $$
+begin
+    execute format(
+        $view$
+        create materialized view if not exists tenancy.organization_stats as
+        select
+            o.id as organization_id,
+            o.name as organization_name,
+            o.organization_type,
+            coalesce(a.private, 0) as private_agents_count,
+            coalesce(a.tenant, 0) as tenant_agents_count,
+            coalesce(a.platform, 0) as platform_agents_count,
+            coalesce(a.total, 0) as total_agents_count,
+            coalesce(k.total, 0) as knowledge_docs_count,
+            coalesce(c.total, 0) as conversations_count,
+            coalesce(u.total, 0) as active_users_count,
+            c.latest as last_conversation_at,
+            a.latest as last_agent_created_at
+        from public.organizations o
+        left join (
+            select
+                owner_organization_id,
+                count(*) as total,
+                count(*) filter (where sharing_scope = 'organization') as private,
+                count(*) filter (where sharing_scope = 'tenant') as tenant,
+                count(*) filter (where sharing_scope = 'platform') as platform,
+                max(created_at) as latest
+            from public.agents
+            where deleted_at is null
+            group by owner_organization_id
+        ) as a on a.owner_organization_id = o.id
+        left join (
+            %s
+        ) as k on k.owner_organization_id = o.id
+        left join (
+            select owner_organization_id, count(*) as total, max(created_at) as latest
+            from public.conversations
+            where deleted_at is null
+            group by owner_organization_id
+        ) as c on c.owner_organization_id = o.id
+        left join (
+            select organization_id, count(*) as total
+            from public.user_organizations
+            where is_active
+            group by organization_id
+        ) as u on u.organization_id = o.id
+        where o.deleted_at is null
+        $view$,
+        -- Not every legacy database has documents.
+        case when to_regclass('public.knowledge_documents') is null then 'select null::uuid as owner_organization_id, 0::bigint as total'
+            else 'select owner_organization_id, count(*) as total
+                  from public.knowledge_documents
+                  where deleted_at is null
+                  group by owner_organization_id' end);
+end
+$$;
 
 -- REFRESH … CONCURRENTLY needs it.
 create unique index if not exists organization_stats_organization_id on tenancy.organization_stats (organization_id);
