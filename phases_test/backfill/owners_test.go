@@ -121,6 +121,21 @@ func testVariants(t *testing.T) {
 		}
 		require.Equal(t, []string{fixtures.PlatformID}, query[string](t, db, `insert into public.agents (name, owner_organization_id) values ('x', $1) returning owner_organization_id::text`, fixtures.Platform.ID))
 	})
+	t.Run("conversations name their owner in both columns, and some name two", func(t *testing.T) {
+		t.Parallel()
+		db := variant(t, fmt.Sprintf(`
+			alter table public.conversations add column owner_organization_id uuid;
+			update public.conversations set owner_organization_id = tenant_id;
+			update public.conversations set owner_organization_id = '%s' where id = '%s'`, fixtures.Pfizer.ID, fixtures.AliceConversation.ID))
+		const owner = `select owner_organization_id::text from public.conversations where id = $1`
+		require.Equal(t, []string{fixtures.QuarantineOrganizationID}, query[string](t, db, owner, fixtures.AliceConversation.ID))
+		require.Equal(t, []string{fixtures.Pfizer.ID}, query[string](t, db, owner, fixtures.BobConversation.ID))
+		before := query[string](t, db, `select c::text from public.conversations c order by 1`)
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, before, query[string](t, db, `select c::text from public.conversations c order by 1`), "a second run changes nothing")
+		db.Rollback(t, schema.Phase2)
+		require.Equal(t, []string{fixtures.Pfizer.ID}, query[string](t, db, owner, fixtures.AliceConversation.ID))
+	})
 	t.Run("organizations have slugs already, and they stay", func(t *testing.T) {
 		t.Parallel()
 		db := variant(t, `alter table public.organizations add column slug text; update public.organizations set slug = 'nvs' where name = 'Novartis'`)

@@ -583,11 +583,22 @@ declare
     -- What an organization o shares under a scope, without the call where that is its own id.
     audience constant text :=
         '(case %1$s when ''organization'' then o.id else authz.audience_key(%1$s, o.id, o.tenant_organization_id) end)';
+    -- A row without a scope may name two owners and look complete, if the column was there before phase 1, whose trigger
+    -- keeps the two in step. What is in quarantine has been looked at.
+    contradictory constant text := case
+        when not has_scope and has_tenant_id and not exists (
+            select from tenancy.undo u
+            where u.phase = 1 and u.statement = format('alter table public.%I drop column owner_organization_id', p_table)
+        ) then
+            ' or r.tenant_id <> r.owner_organization_id and r.owner_organization_id <> tenancy.quarantine_organization_id()
+                 and exists (select from public.organizations o where o.id = r.tenant_id)'
+    end;
     incomplete constant text := format(
-        'not exists (select from public.organizations o where o.id = r.owner_organization_id%s)',
+        '(not exists (select from public.organizations o where o.id = r.owner_organization_id%s)%s)',
         case when has_scope then
             ' and o.tenant_organization_id is not distinct from r.owner_tenant_id and r.audience_key = '
-            || format(audience, 'r.sharing_scope') end);
+            || format(audience, 'r.sharing_scope') end,
+        contradictory);
     -- The usual row has nothing yet, and names an organization that exists. The platform has no tenant to share with.
     usual constant text := concat(
         'o.id = r.tenant_id and r.owner_organization_id is null',
