@@ -45,6 +45,16 @@ func (a Actor) Do(t testing.TB, db *pgtest.DB, f func(pgx.Tx) error) error {
 	t.Helper()
 	conn := db.Connect(t, a.login)
 	defer conn.Close(t.Context())
+	return a.On(t, conn, f)
+}
+
+// On is [Actor.Do] on a connection that others have used or will use, logged in as the
+// actor's kind of caller does ([pgtest.APIRole] for all but the backend).
+func (a Actor) On(t testing.TB, conn *pgx.Conn, f func(pgx.Tx) error) error {
+	t.Helper()
+	if user := conn.Config().User; user != a.login {
+		t.Fatalf("act as %s: the connection is of %s, want %s", a.role, user, a.login)
+	}
 	tx, err := conn.Begin(t.Context())
 	if err != nil {
 		return err
