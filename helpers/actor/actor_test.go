@@ -1,6 +1,7 @@
 package actor_test
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"testing"
@@ -44,6 +45,23 @@ func TestDo(t *testing.T) {
 		t.Parallel()
 		require.Equal(t, identity{"service_role", nil, new("service_role")}, whoami(t, actor.Service()))
 	})
+	t.Run("on one connection each caller is the one after the other, and nobody in between", func(t *testing.T) {
+		t.Parallel()
+		conn := db.Connect(t, pgtest.APIRole)
+		uid := func(q interface {
+			QueryRow(context.Context, string, ...any) pgx.Row
+		}) (id *string) {
+			require.NoError(t, q.QueryRow(t.Context(), `select auth.uid()::text`).Scan(&id))
+			return id
+		}
+		for _, user := range []fixtures.User{fixtures.Alice, fixtures.Bob} {
+			require.NoError(t, actor.User(user.ID).On(t, conn, func(tx pgx.Tx) error {
+				require.Equal(t, &user.ID, uid(tx))
+				return nil
+			}))
+			require.Nil(t, uid(conn))
+		}
+	})
 	t.Run("what it writes is rolled back", func(t *testing.T) {
 		t.Parallel()
 		count := func(tx pgx.Tx) (n int, err error) {
@@ -69,17 +87,25 @@ func TestUnfitCaller(t *testing.T) {
 	_, err := db.Superuser.Exec(t.Context(), `alter table public.agents owner to authenticated`)
 	require.NoError(t, err)
 
-	failure := &recorder{TB: t}
+	ran := func(pgx.Tx) error { return nil }
+	require.Equal(t, "act as anon: tenancy_api cannot stand for a caller: authenticated is a superuser, has BYPASSRLS or owns a table",
+		failure(t, func(t testing.TB) { _ = actor.Anonymous().Do(t, db, ran) }))
+
+	owner := db.Connect(t, pgtest.OwnerRole)
+	require.Equal(t, "act as anon: the connection is of tenancy_owner, want tenancy_api",
+		failure(t, func(t testing.TB) { _ = actor.Anonymous().On(t, owner, ran) }))
+}
+
+// failure is the message that a test fails with.
+func failure(t *testing.T, test func(testing.TB)) string {
+	r := &recorder{TB: t}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = actor.Anonymous().Do(failure, db, func(pgx.Tx) error {
-			failure.message = "it ran"
-			return nil
-		})
+		test(r)
 	}()
 	<-done
-	require.Equal(t, "act as anon: tenancy_api cannot stand for a caller: authenticated is a superuser, has BYPASSRLS or owns a table", failure.message)
+	return r.message
 }
 
 // recorder is a test that may fail.

@@ -2,6 +2,7 @@ package messy_test
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,11 +19,32 @@ type oracle struct{ messy.World }
 // policies is whether a user reads an agent by the three legacy policies.
 func (o oracle) policies(user messy.Person, agent messy.Row) bool {
 	named := agent.Tenant
-	if !slices.ContainsFunc(o.Rows, func(r messy.Row) bool { return r.Tenant != "" }) {
-		named = agent.Owner // in a world without tenant_id
+	if o.byOwner() {
+		named = agent.Owner
 	}
 	return o.flag(agent, "is_public") || everIn(user, named) ||
 		o.flag(agent, "is_tenant_shared") && activeIn(user, func(mine string) bool { return o.sameKey(mine, named) })
+}
+
+// byOwner is whether the old policies go by owner_organization_id, there being no tenant_id.
+func (o oracle) byOwner() bool {
+	return !slices.ContainsFunc(o.Rows, func(r messy.Row) bool { return r.Tenant != "" })
+}
+
+// filled adds what the old policies show from phase 2 on, if they go by the column that it
+// fills: an agent that had no owner is shown to the people of the one whom it has got.
+func (o oracle) filled(before readings) readings {
+	all := maps.Clone(before)
+	for _, user := range o.People {
+		for _, r := range o.Rows {
+			if r.Table == "agents" && o.byOwner() && len(o.named(r)) == 0 {
+				if r.Owner = r.After.Owner; o.policies(user, r) {
+					all.add(user, r.Table, r.As)
+				}
+			}
+		}
+	}
+	return all
 }
 
 // meant is whether a row was for a user to read. The other tables had no row level
