@@ -377,6 +377,27 @@ $$;
 
 -- Placing the organizations ---------------------------------------------------------------------------------------
 
+-- Makes the organizations that there must be, and returns the ids of those that were not there. Of no day in
+-- particular, so that a second run after a rollback makes the same rows.
+create or replace function tenancy.make_organizations() returns setof uuid
+language sql
+begin atomic
+    insert into public.organizations (
+        id, name, organization_type, parent_organization_id, slug, is_active, created_at, updated_at)
+    select w.id, w.name, w.level::public.organization_type, w.parent, tenancy.free_slug(w.slug, w.id), w.is_active,
+        '2025-11-26 00:00:00+00', '2025-11-26 00:00:00+00'
+    from (values
+        (tenancy.platform_id(), 'VITAL Expert Platform', 'platform', null, 'vital-platform', true),
+        (tenancy.quarantine_tenant_id(), 'Quarantine', 'tenant', tenancy.platform_id(), 'quarantine', false),
+        (tenancy.quarantine_organization_id(), 'Unassigned', 'organization', tenancy.quarantine_tenant_id(), 'unassigned', true)
+    ) as w (id, name, level, parent, slug, is_active)
+    where not exists (
+        select from public.organizations o
+        where o.id = w.id or w.level = 'platform' and tenancy.level_of(o) = 'platform'
+    )
+    returning id;
+end;
+
 -- Says what is contradictory in the data, all of it, before anything is changed.
 create or replace procedure tenancy.check_organizations()
 language plpgsql
@@ -459,12 +480,35 @@ begin
           and not exists (select from tenancy.moved_organization m where m.old_id = o.id)
         group by o.slug
         having count(*) > 1
+        union all
+        -- With a number behind it, should it be taken.
+        select format('a slug may take %s characters, and public.organizations.slug is %s',
+            w.length, format_type(a.atttypid, a.atttypmod))
+        from pg_catalog.pg_attribute a
+        cross join (
+            select 1 + length(count(*)::text) + greatest(length('organization-12345678'),
+                max(length(tenancy.slugify(o.name))), max(length(tenancy.slugify(o.tenant_key)))) as length
+            from public.organizations o
+            where coalesce(o.slug, '') = ''
+        ) as w
+        where a.attrelid = 'public.organizations'::regclass and a.attname = 'slug' and not a.attisdropped
+          and a.atttypmod > 0 and w.length > a.atttypmod - 4
     loop
         problems := problems || e'\n  ' || problem.text;
     end loop;
+
+    -- Columns or constraints that only this database has may be in the way: tried, and taken back.
+    begin
+        perform tenancy.make_organizations();
+        raise sqlstate 'TRIED';
+    exception
+        when sqlstate 'TRIED' then null;
+        when integrity_constraint_violation or data_exception then
+            problems := problems || e'\n  the organizations that phase 2 makes cannot be made: ' || sqlerrm;
+    end;
     if problems <> '' then
         raise exception e'the organizations contradict themselves, and nothing was changed:%', problems
-            using hint = 'Correct the rows, or say in tenancy.organization_mapping which tenant an organization belongs to.';
+            using hint = 'Correct the rows or columns, or say in tenancy.organization_mapping which tenant an organization belongs to.';
     end if;
 end
 $$;
@@ -481,19 +525,7 @@ begin
     -- Nor may an organization that is being inserted take the same slug.
     perform pg_advisory_xact_lock(hashtextextended('tenancy.slug', 0));
 
-    for made in
-        -- Of no day in particular, so that a second run after a rollback makes the same rows.
-        insert into public.organizations (
-            id, name, organization_type, parent_organization_id, slug, is_active, created_at, updated_at)
-        select w.id, w.name, w.level::public.organization_type, w.parent, tenancy.free_slug(w.slug, w.id), w.is_active,
-            '2025-11-26 00:00:00+00', '2025-11-26 00:00:00+00'
-        from (values
-            (tenancy.platform_id(), 'VITAL Expert Platform', 'platform', null, 'vital-platform', true),
-            (tenancy.quarantine_tenant_id(), 'Quarantine', 'tenant', tenancy.platform_id(), 'quarantine', false),
-            (tenancy.quarantine_organization_id(), 'Unassigned', 'organization', tenancy.quarantine_tenant_id(), 'unassigned', true)
-        ) as w (id, name, level, parent, slug, is_active)
-        where not exists (select from public.organizations o where o.id = w.id)
-        returning id
+    for made in select tenancy.make_organizations()
     loop
         insert into tenancy.organization_journal (organization_id, after)
         select o.id, tenancy.placement(o) from public.organizations o where o.id = made
