@@ -216,7 +216,7 @@ func outcome(t *testing.T, db *pgtest.DB, w messy.World) map[string]string {
 		if table == "conversations" {
 			scope = "null"
 		}
-		queries = append(queries, fmt.Sprintf(`select '%s ' || id, concat_ws(' ', owner_organization_id::text, %s) from public.%[1]s`, table, scope))
+		queries = append(queries, fmt.Sprintf(`select '%s ' || id, concat_ws(' ', owner_organization_id::text, %s, 'tenant_id ' || (to_jsonb(r) ->> 'tenant_id')) from public.%[1]s r`, table, scope))
 	}
 	rows, err := db.Owner.Query(t.Context(), strings.Join(queries, " union all "))
 	require.NoError(t, err)
@@ -246,7 +246,11 @@ func expected(w messy.World) map[string]string {
 		want["organizations "+as] = text + p.Slug
 	}
 	for _, r := range w.Rows {
-		want[r.Table+" "+r.As] = strings.TrimSpace(w.AfterID(r.After.Owner) + " " + string(r.After.Scope))
+		text := strings.TrimSpace(w.AfterID(r.After.Owner) + " " + string(r.After.Scope))
+		if r.Tenant != "" {
+			text += " tenant_id " + w.AfterID(r.Tenant) // as the old application wrote it
+		}
+		want[r.Table+" "+r.As] = text
 	}
 	return want
 }
