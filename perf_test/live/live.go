@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,8 +18,8 @@ import (
 // idle names the steps in which nothing runs beside the application.
 const idle = "idle"
 
-// tail is how long after a file requests still count as its victims.
-const tail = 500 * time.Millisecond
+// sayEvery is how often a step says how far it is.
+const sayEvery = 5 * time.Second
 
 // config is how large the database is, and how busy.
 type config struct {
@@ -26,6 +27,7 @@ type config struct {
 	Organizations int
 	Rate          float64
 	Idle          time.Duration // of each baseline
+	Step          time.Duration // how long a file's step lasts at least, so that its share of slow requests is one of something
 	Say           func(string)  // hears what is going on
 }
 
@@ -35,6 +37,8 @@ type live struct {
 	workload
 	db     *pgtest.DB
 	report *Report
+
+	progress atomic.Pointer[string] // of the file that runs
 }
 
 // seeds fill the legacy database.
@@ -146,7 +150,8 @@ func (l *live) migrate(ctx context.Context, f schema.File) (*script.Log, error) 
 	defer conn.Close(ctx)
 	return script.Runner{Patience: 5 * time.Minute, Watch: true, Report: func(e script.Event) {
 		if progress, ok := e.(script.Progress); ok {
-			l.Say(fmt.Sprint(progress))
+			text := fmt.Sprint(progress)
+			l.progress.Store(&text)
 		}
 	}}.Run(ctx, conn, f)
 }
@@ -159,12 +164,25 @@ func (l *live) step(ctx context.Context, name string, a application, do func() e
 		return nil, err
 	}
 	l.Say(fmt.Sprintf("%s, with the %s application", name, a.Name))
+	l.progress.Store(new(string))
 	began := time.Now()
-	if err := do(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	done := make(chan error)
+	go func() { done <- do() }()
+	for waiting := true; waiting; {
+		select {
+		case err = <-done:
+			waiting = false
+		case <-time.After(sayEvery):
+			n, failed, slowest := l.soFar()
+			l.Say(fmt.Sprintf("%s: %d requests answered, %d failed, the slowest took %d ms; %s", name, n, failed, slowest.Milliseconds(), *l.progress.Load()))
+		}
 	}
 	s.Seconds = time.Since(began).Seconds()
-	if err := sleep(ctx, tail); err != nil {
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	// Who was made to wait is answered a little later.
+	if err := sleep(ctx, max(500*time.Millisecond, l.Step-time.Since(began))); err != nil {
 		return nil, err
 	}
 	s.measure(l.since())
@@ -175,6 +193,12 @@ func (l *live) step(ctx context.Context, name string, a application, do func() e
 	s.WAL = after - before
 	if s.Sizes, err = sizes(ctx, l.db); err != nil {
 		return nil, err
+	}
+	if name == schema.Phase2.String() {
+		err := l.db.Owner.QueryRow(ctx, `select sum(rows_changed)::bigint from tenancy.backfill_progress`).Scan(&s.Filled)
+		if err != nil {
+			return nil, err
+		}
 	}
 	l.report.Steps = append(l.report.Steps, s)
 	return s, nil

@@ -40,6 +40,7 @@ func main() {
 	flag.IntVar(&c.Organizations, "organizations", 0, "how many organizations they are spread over; one for a thousand rows unless given")
 	flag.Float64Var(&c.Rate, "rate", 100, "requests per second")
 	flag.DurationVar(&c.Idle, "idle", 20*time.Second, "how long the application is watched alone")
+	flag.DurationVar(&c.Step, "step", 5*time.Second, "how long the application is watched from the beginning of a file on, at least")
 	out := flag.String("out", "build/report/live.json", "where the report goes")
 	flag.Parse()
 	if flag.NArg() > 0 {

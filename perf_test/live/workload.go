@@ -310,3 +310,16 @@ func (w *workload) since() []answer {
 	w.answered = nil
 	return answered
 }
+
+// soFar counts the answers that since would take.
+func (w *workload) soFar() (n, failed int, slowest time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, a := range w.answered {
+		if a.err != nil {
+			failed++
+		}
+		slowest = max(slowest, a.latency)
+	}
+	return len(w.answered), failed, slowest
+}
