@@ -17,6 +17,7 @@ do $$
 declare
     culprits text;
     target record;
+    done uuid;
     upto uuid;
     moved record;
 begin
@@ -95,17 +96,27 @@ begin
         where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
         order by c.table_name
     loop
+        upto := '00000000-0000-0000-0000-000000000000';
         loop
+            done := upto;
             select b.row_id into upto
             from (
-                select j.row_id from tenancy.journal j where j.table_name = target.table_name order by j.row_id limit 5000
+                select j.row_id
+                from tenancy.journal j
+                where j.table_name = target.table_name and j.row_id >= done
+                order by j.row_id
+                limit 5000
             ) as b
             order by b.row_id desc
             limit 1;
             exit when upto is null;
+            -- Nobody knows how many rows that is: the server would take them for a third of the journal, and read the
+            -- whole table for them.
             call tenancy.patiently(format(
-                'with batch as (
-                     delete from tenancy.journal where table_name = %1$L and row_id <= %2$L returning *
+                'set local enable_hashjoin = off;
+                 set local enable_mergejoin = off;
+                 with batch as (
+                     delete from tenancy.journal where table_name = %1$L and row_id between %5$L and %2$L returning *
                  )
                  update public.%1$I r
                  set owner_organization_id = b.owner_before%3$s
@@ -122,7 +133,8 @@ begin
                       and (b.scope_before is not null or b.scope_after = tenancy.legacy_scope(r)
                            or b.scope_after = ''organization'' and tenancy.legacy_scope(r) = ''tenant''
                                and b.owner_after = tenancy.platform_id())'
-                end));
+                end,
+                done));
         end loop;
 
         -- Rows that came later and had no owner either.
