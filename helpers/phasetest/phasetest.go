@@ -5,6 +5,8 @@ package phasetest
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -40,6 +42,38 @@ func Data(t testing.TB, db *pgtest.DB, without ...string) catalog.Data {
 	picture, err := catalog.TakeData(t.Context(), db.Superuser, without...)
 	require.NoError(t, err)
 	return picture
+}
+
+// incidental is what two runs of the same migrations may differ in: when they ran, and
+// which numbers a sequence had left.
+var incidental = []string{
+	"tenancy.backfill_progress.started_at", "tenancy.backfill_progress.finished_at",
+	"tenancy.completed_phase.completed_at",
+	"tenancy.undo.id",
+}
+
+// Picture is a database's definitions and rows.
+type Picture struct {
+	definitions catalog.Catalog
+	rows        catalog.Data
+}
+
+// Take takes a picture, without what two runs of the same migrations may differ in, and
+// without the tables and columns named.
+func Take(t testing.TB, db *pgtest.DB, without ...string) Picture {
+	t.Helper()
+	return Picture{Catalog(t, db), Data(t, db, append(without, incidental...)...)}
+}
+
+// Diff is what is different in the other picture, "" for nothing: see [catalog.Diff].
+func (p Picture) Diff(other Picture) string {
+	return catalog.Diff(p.definitions, other.definitions) + catalog.Diff(p.rows, other.rows)
+}
+
+// Same says that a database is what the picture shows.
+func (p Picture) Same(t testing.TB, db *pgtest.DB) {
+	t.Helper()
+	require.Empty(t, p.Diff(Take(t, db)), "the database is not what it should be again")
 }
 
 // Refuses runs a file, which the server must refuse with the message, and which must
@@ -101,34 +135,52 @@ func Verification(t *testing.T, db *pgtest.DB, phase schema.Phase, faults map[st
 // sends as service_role, and what a signed-in user sends through the API.
 func OldApplication(t *testing.T, db *pgtest.DB) {
 	t.Helper()
-	backend, alice := actor.Service(), actor.User(fixtures.Alice.ID)
-	for name, test := range map[string]struct {
-		as  actor.Actor
-		sql string
-	}{
-		"signs users in":                      {backend, `select u.id, uo.role from public.users u join public.user_organizations uo on uo.user_id = u.id where u.email = 'alice@novartis.com' and uo.is_active`},
-		"makes an organization":               {backend, `insert into public.organizations (name, tenant_type, tenant_key) values ('Roche', 'standard', 'pharma') returning id`},
-		"makes a document":                    {backend, `insert into public.knowledge_documents (title, is_public) values ('New', true) returning id`},
-		"inserts a use case or updates it":    {backend, `insert into public.use_cases (code, title) values ('UC-1', 'New') on conflict (code) do update set title = excluded.title returning id`},
-		"moves an agent to another owner":     {backend, `update public.agents set tenant_id = (select id from public.organizations where name = 'Pfizer') where name = 'Novartis RA Agent' returning id`},
-		"starts a conversation":               {backend, `insert into public.conversations (user_id, title) select id, 'New' from public.users where email = 'dana@consultant.example' returning id`},
-		"writes a message":                    {backend, `insert into public.messages (conversation_id, role, content) select id, 'user', 'Hi' from public.conversations limit 1 returning id`},
-		"deletes an agent":                    {backend, `delete from public.agents where name = 'Novartis Draft Agent' returning id`},
-		"counts agents with a function of it": {backend, `select public.count_tenant_agents(id) from public.organizations where name = 'Novartis'`},
-		"lists agents to Alice":               {alice, `select id, name, display_name, tier from public.agents where status = 'active' order by priority desc, name limit 50`},
-		"lets Alice make an agent":            {alice, `insert into public.agents (tenant_id, name, metadata) select id, 'New', '{"is_public": true}' from public.organizations where name = 'Novartis' returning id`},
-		"lets Alice rename her agent":         {alice, `update public.agents set display_name = 'RA' where name = 'Novartis RA Agent' returning id`},
-		"lets Alice write in a conversation":  {alice, `insert into public.messages (conversation_id, role, content) select id, 'user', 'Hi' from public.conversations where title = 'Alice asks about labels' returning id`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			require.NoError(t, test.as.Do(t, db, func(tx pgx.Tx) error {
-				tag, err := tx.Exec(t.Context(), test.sql)
-				require.NoError(t, err)
-				require.Positive(t, tag.RowsAffected(), "the statement must meet rows, or it proves nothing")
-				return nil
-			}))
-		})
+	for as, statements := range oldApplication {
+		for name, sql := range statements {
+			t.Run(name, func(t *testing.T) { works(t, db, as, sql) })
+		}
 	}
+}
+
+// OldApplicationAtOnce is [OldApplication] in as few transactions as there are callers.
+func OldApplicationAtOnce(t testing.TB, db *pgtest.DB) {
+	t.Helper()
+	for as, statements := range oldApplication {
+		works(t, db, as, slices.Collect(maps.Values(statements))...)
+	}
+}
+
+// works runs statements of a caller in a transaction.
+func works(t testing.TB, db *pgtest.DB, as actor.Actor, statements ...string) {
+	t.Helper()
+	require.NoError(t, as.Do(t, db, func(tx pgx.Tx) error {
+		for _, sql := range statements {
+			tag, err := tx.Exec(t.Context(), sql)
+			require.NoError(t, err, sql)
+			require.Positive(t, tag.RowsAffected(), "the statement must meet rows, or it proves nothing: %s", sql)
+		}
+		return nil
+	}))
+}
+
+var oldApplication = map[actor.Actor]map[string]string{
+	actor.Service(): {
+		"signs users in":                      `select u.id, uo.role from public.users u join public.user_organizations uo on uo.user_id = u.id where u.email = 'alice@novartis.com' and uo.is_active`,
+		"makes an organization":               `insert into public.organizations (name, tenant_type, tenant_key) values ('Roche', 'standard', 'pharma') returning id`,
+		"makes a document":                    `insert into public.knowledge_documents (title, is_public) values ('New', true) returning id`,
+		"inserts a use case or updates it":    `insert into public.use_cases (code, title) values ('UC-1', 'New') on conflict (code) do update set title = excluded.title returning id`,
+		"moves an agent to another owner":     `update public.agents set tenant_id = (select id from public.organizations where name = 'Pfizer') where name = 'Novartis RA Agent' returning id`,
+		"starts a conversation":               `insert into public.conversations (user_id, title) select id, 'New' from public.users where email = 'dana@consultant.example' returning id`,
+		"writes a message":                    `insert into public.messages (conversation_id, role, content) select id, 'user', 'Hi' from public.conversations limit 1 returning id`,
+		"deletes an agent":                    `delete from public.agents where name = 'Novartis Draft Agent' returning id`,
+		"counts agents with a function of it": `select public.count_tenant_agents(id) from public.organizations where name = 'Novartis'`,
+	},
+	actor.User(fixtures.Alice.ID): {
+		"lists agents to Alice":              `select id, name, display_name, tier from public.agents where status = 'active' order by priority desc, name limit 50`,
+		"lets Alice make an agent":           `insert into public.agents (tenant_id, name, metadata) select id, 'New', '{"is_public": true}' from public.organizations where name = 'Novartis' returning id`,
+		"lets Alice rename her agent":        `update public.agents set display_name = 'RA' where name = 'Novartis RA Agent' returning id`,
+		"lets Alice write in a conversation": `insert into public.messages (conversation_id, role, content) select id, 'user', 'Hi' from public.conversations where title = 'Alice asks about labels' returning id`,
+	},
 }
 
 // VisibleAgents names the agents that a user sees.

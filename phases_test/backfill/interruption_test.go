@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
-	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/helpers/script"
@@ -21,9 +20,6 @@ var twoBatches = append(fixtures.World(), pgtest.Seed{Name: "documents for two b
 	insert into public.knowledge_documents (id, title, tenant_id)
 	select ('00000100-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'Document ' || n, '` + fixtures.Novartis.ID + `'
 	from generate_series(1, 5200) as n;`})
-
-// What tells when something happened is all that may differ between two runs.
-var times = []string{"tenancy.completed_phase.completed_at", "tenancy.backfill_progress.started_at", "tenancy.backfill_progress.finished_at"}
 
 // Where a run is killed: it waits for a row that somebody has locked there, and half
 // says what is done by then and what is not.
@@ -46,8 +42,8 @@ func testKilled(t *testing.T) {
 	t.Parallel()
 	migration, err := schema.Migration(schema.Phase2)
 	require.NoError(t, err)
-	before := picture(t, pgtest.New(t, schema.Phase1, twoBatches...))
-	undisturbed := picture(t, pgtest.New(t, schema.Phase2, twoBatches...))
+	before := phasetest.Take(t, pgtest.New(t, schema.Phase1, twoBatches...))
+	undisturbed := phasetest.Take(t, pgtest.New(t, schema.Phase2, twoBatches...))
 
 	for name, killing := range killings {
 		t.Run(name, func(t *testing.T) {
@@ -57,12 +53,12 @@ func testKilled(t *testing.T) {
 				kill(t, db, migration, killing.lock)
 				require.Equal(t, []bool{true}, query[bool](t, db, killing.half), "killed elsewhere than the test means to")
 				db.Rollback(t, schema.Phase2)
-				before.same(t, db)
+				before.Same(t, db)
 			})
 			t.Run("and run again, it has done what an undisturbed run does", func(t *testing.T) {
 				kill(t, db, migration, killing.lock)
 				db.Migrate(t, schema.Phase2)
-				undisturbed.same(t, db)
+				undisturbed.Same(t, db)
 			})
 		})
 	}
@@ -189,23 +185,4 @@ func await(t *testing.T, db *pgtest.DB, pid uint32, locker *pgx.Conn, done chan 
 		}
 		return query[bool](t, db, `select $1::int = any (pg_blocking_pids($2))`, locker.PgConn().PID(), pid)[0]
 	}, 20*time.Second, 5*time.Millisecond)
-}
-
-// pictures is a database, but for times.
-type pictures struct {
-	definitions catalog.Catalog
-	rows        catalog.Data
-}
-
-func picture(t *testing.T, db *pgtest.DB) pictures {
-	t.Helper()
-	return pictures{phasetest.Catalog(t, db), phasetest.Data(t, db, times...)}
-}
-
-// same says that a database is what the pictures show.
-func (want pictures) same(t *testing.T, db *pgtest.DB) {
-	t.Helper()
-	got := picture(t, db)
-	require.Empty(t, catalog.Diff(want.definitions, got.definitions))
-	require.Empty(t, catalog.Diff(want.rows, got.rows))
 }

@@ -35,31 +35,30 @@ func testUpDownUp(t *testing.T) {
 	phasetest.Exec(t, db, `insert into public.prompts (name, tenant_id) values ('Dangling', gen_random_uuid())`)
 	phasetest.Exec(t, db, `insert into public.organizations (name, organization_type, slug) values ('Declared', 'tenant', 'declared')`)
 	phasetest.Exec(t, db, `update public.organizations set slug = 'nvs' where id = $1`, fixtures.Novartis.ID)
-	expanded := picture(t, db)
+	expanded := phasetest.Take(t, db)
 	db.Migrate(t, schema.Phase2)
-	backfilled := picture(t, db)
-	require.NotEmpty(t, catalog.Diff(expanded.definitions, backfilled.definitions))
-	require.NotEmpty(t, catalog.Diff(expanded.rows, backfilled.rows))
+	backfilled := phasetest.Take(t, db)
+	require.NotEmpty(t, expanded.Diff(backfilled))
 
 	db.Rollback(t, schema.Phase2)
-	t.Run("definitions and rows are those of phase 1 again", func(t *testing.T) { expanded.same(t, db) })
+	t.Run("definitions and rows are those of phase 1 again", func(t *testing.T) { expanded.Same(t, db) })
 	t.Run("a second rollback finds nothing to do", func(t *testing.T) {
 		db.Rollback(t, schema.Phase2)
-		expanded.same(t, db)
+		expanded.Same(t, db)
 	})
 	t.Run("the old application works", func(t *testing.T) { phasetest.OldApplication(t, db) })
 	t.Run("up again is what it was the first time", func(t *testing.T) {
 		db.Migrate(t, schema.Phase2)
-		backfilled.same(t, db)
+		backfilled.Same(t, db)
 	})
 	t.Run("a database of nothing but tables is one again, without a platform", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1)
-		expanded := picture(t, db)
+		expanded := phasetest.Take(t, db)
 		db.Migrate(t, schema.Phase2)
 		require.Len(t, places(t, db), 3)
 		db.Rollback(t, schema.Phase2)
-		expanded.same(t, db)
+		expanded.Same(t, db)
 	})
 	t.Run("phase 1 can be rolled back after it", func(t *testing.T) {
 		db.Rollback(t, schema.Phase2)
@@ -230,7 +229,7 @@ func testRollbackKilled(t *testing.T) {
 	t.Parallel()
 	rollback, err := schema.Rollback(schema.Phase2)
 	require.NoError(t, err)
-	before := picture(t, pgtest.New(t, schema.Phase1, twoBatches...))
+	before := phasetest.Take(t, pgtest.New(t, schema.Phase1, twoBatches...))
 	for name, test := range map[string]struct{ lock, half string }{
 		"between two batches": {
 			// In the journal: a lock on the document would keep the triggers from being dropped.
@@ -247,7 +246,7 @@ func testRollbackKilled(t *testing.T) {
 			require.Equal(t, []bool{true}, query[bool](t, db, test.half), "killed elsewhere than the test means to")
 			require.Equal(t, []bool{false}, query[bool](t, db, `select exists (select from tenancy.completed_phase where phase = 2)`))
 			db.Rollback(t, schema.Phase2)
-			before.same(t, db)
+			before.Same(t, db)
 		})
 	}
 }

@@ -14,20 +14,11 @@ import (
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/fixtures/messy"
 	"github.com/vital-health/tenancy/helpers/actor"
-	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/helpers/verify"
 	"github.com/vital-health/tenancy/schema"
 )
-
-// incidental is what two runs of the same migrations may differ in: when they ran, and
-// which numbers a sequence had left.
-var incidental = []string{
-	"tenancy.backfill_progress.started_at", "tenancy.backfill_progress.finished_at",
-	"tenancy.completed_phase.completed_at",
-	"tenancy.undo.id",
-}
 
 // legacy is a world before phase 1.
 func legacy(t *testing.T, w messy.World) *pgtest.DB {
@@ -46,24 +37,6 @@ func migrate(t *testing.T, db *pgtest.DB, w messy.World, phase schema.Phase) {
 	if phase == schema.Phase1 {
 		phasetest.Exec(t, db, w.Said())
 	}
-}
-
-// picture is a database's definitions and rows.
-type picture struct {
-	definitions catalog.Catalog
-	rows        catalog.Data
-}
-
-func take(t *testing.T, db *pgtest.DB) picture {
-	t.Helper()
-	return picture{phasetest.Catalog(t, db), phasetest.Data(t, db, incidental...)}
-}
-
-// equal says with the first line that differs what is not the same.
-func equal(t *testing.T, want, got picture) {
-	t.Helper()
-	require.Empty(t, catalog.Diff(want.definitions, got.definitions), "definitions")
-	require.Empty(t, catalog.Diff(want.rows, got.rows), "rows")
 }
 
 // holds runs the verification queries of a phase.

@@ -8,39 +8,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
-	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/schema"
 )
-
-// incidental is what two runs of the same migrations may differ in: when they ran, and
-// which numbers a sequence had left.
-var incidental = []string{
-	"public.organizations.updated_at",
-	"tenancy.backfill_progress.started_at", "tenancy.backfill_progress.finished_at",
-	"tenancy.completed_phase.completed_at",
-	"tenancy.undo.id",
-}
-
-// picture is a database's definitions and rows.
-type picture struct {
-	definitions catalog.Catalog
-	rows        catalog.Data
-}
-
-func take(t testing.TB, db *pgtest.DB) picture {
-	t.Helper()
-	return picture{phasetest.Catalog(t, db), phasetest.Data(t, db, incidental...)}
-}
-
-// equal says with the first line that differs what has not come back.
-func equal(t *testing.T, want, got picture) {
-	t.Helper()
-	require.Empty(t, catalog.Diff(want.definitions, got.definitions), "definitions")
-	require.Empty(t, catalog.Diff(want.rows, got.rows), "rows")
-}
 
 // The order is that of an emergency: from the secured database down to the legacy one,
 // and, when the reason is found, up again.
@@ -49,23 +21,23 @@ func TestRollback(t *testing.T) {
 	checklist.Proves(t, "rollback-procedures/emergency-rollback-plan", "pre-implementation/test-scenarios-defined/rollback-procedure-tested",
 		"pre-implementation/migration-scripts-reviewed/rollback-scripts-prepared")
 	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
-	up := map[schema.Phase]picture{schema.Legacy: take(t, db)}
+	up := map[schema.Phase]phasetest.Picture{schema.Legacy: phasetest.Take(t, db)}
 	for _, phase := range schema.Phases() {
 		db.Migrate(t, phase)
-		up[phase] = take(t, db)
-		require.NotEmpty(t, catalog.Diff(up[phase-1].definitions, up[phase].definitions), "%s changes nothing", phase)
+		up[phase] = phasetest.Take(t, db)
+		require.NotEmpty(t, up[phase-1].Diff(up[phase]), "%s changes nothing", phase)
 	}
 	for phase := schema.Phase4; phase >= schema.Phase1; phase-- {
 		db.Rollback(t, phase)
 		t.Run(fmt.Sprintf("the rollback of %s brings back %s", phase, phase-1), func(t *testing.T) {
-			equal(t, up[phase-1], take(t, db))
+			up[phase-1].Same(t, db)
 		})
 	}
 	t.Run("the old application works on the database that it had", func(t *testing.T) { phasetest.OldApplication(t, db) })
 	for _, phase := range schema.Phases() {
 		db.Migrate(t, phase)
 		t.Run(fmt.Sprintf("%s once more makes the same database", phase), func(t *testing.T) {
-			equal(t, up[phase], take(t, db))
+			up[phase].Same(t, db)
 		})
 	}
 }
@@ -101,10 +73,10 @@ func TestRollbackOutOfOrder(t *testing.T) {
 // unchanged runs a file that finds nothing to do.
 func unchanged(t *testing.T, db *pgtest.DB, f schema.File) {
 	t.Helper()
-	before := take(t, db)
+	before := phasetest.Take(t, db)
 	_, err := db.Run(t, f)
 	require.NoError(t, err)
-	equal(t, before, take(t, db))
+	before.Same(t, db)
 }
 
 func must(f schema.File, err error) schema.File {
@@ -126,7 +98,7 @@ func TestRollbackPhase4(t *testing.T) {
 		// Every database of a test is a copy of one in which the migrations ran.
 		db := pgtest.New(t, schema.Phase4, fixtures.World()...)
 		db.Rollback(t, schema.Phase4)
-		equal(t, take(t, pgtest.New(t, schema.Phase3, fixtures.World()...)), take(t, db))
+		phasetest.Take(t, pgtest.New(t, schema.Phase3, fixtures.World()...)).Same(t, db)
 	})
 	t.Run("Another migration is running", func(t *testing.T) {
 		t.Parallel()
@@ -141,14 +113,14 @@ func TestRollbackPhase4(t *testing.T) {
 func testAccess(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Phase3, fixtures.World()...)
-	before := take(t, db)
+	before := phasetest.Take(t, db)
 	alice, bob := phasetest.VisibleAgents(t, db, fixtures.Alice), phasetest.VisibleAgents(t, db, fixtures.Bob)
 	require.Contains(t, alice, fixtures.NovartisAgent.Name)
 	require.NotContains(t, bob, fixtures.NovartisAgent.Name)
 
 	db.Migrate(t, schema.Phase4)
 	db.Rollback(t, schema.Phase4)
-	equal(t, before, take(t, db))
+	before.Same(t, db)
 	require.Equal(t, alice, phasetest.VisibleAgents(t, db, fixtures.Alice))
 	require.Equal(t, bob, phasetest.VisibleAgents(t, db, fixtures.Bob))
 	phasetest.OldApplication(t, db)
@@ -178,11 +150,11 @@ func testOwnAccess(t *testing.T) {
 	} {
 		phasetest.Exec(t, db, statement)
 	}
-	before := take(t, db)
+	before := phasetest.Take(t, db)
 	db.Migrate(t, schema.Phase4)
 	db.Migrate(t, schema.Phase4)
 	db.Rollback(t, schema.Phase4)
-	equal(t, before, take(t, db))
+	before.Same(t, db)
 }
 
 func testWrittenMeanwhile(t *testing.T) {
