@@ -19,6 +19,7 @@ func TestRollbackPhase3(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "pre-implementation/migration-scripts-reviewed/rollback-scripts-prepared", "pre-implementation/test-scenarios-defined/rollback-procedure-tested")
 	t.Run("Down and up", testDownAndUp)
+	t.Run("Half-way down, and up", testUpFromHalfway)
 	t.Run("What was there before stays", testStays)
 	t.Run("Refusals", testRollbackRefusals)
 }
@@ -55,6 +56,29 @@ func testDownAndUp(t *testing.T) {
 		require.Empty(t, constraintProblems(t, db.Owner))
 		require.Empty(t, indexProblems(t, db.Owner))
 	})
+}
+
+// A rollback that is killed between a legacy key's return and its validation leaves the
+// latter to be done, and the key not valid.
+func testUpFromHalfway(t *testing.T) {
+	t.Parallel()
+	db := phase3(t)
+	migrated, data := phasetest.Catalog(t, db), bookkept(t, db)
+	phasetest.Exec(t, db, `
+		do $$
+		declare
+			step record;
+		begin
+			delete from tenancy.completed_phase where phase = 3;
+			select * into strict step from tenancy.undo where statement like '%add constraint agents_tenant_id_fkey%';
+			execute step.statement;
+			delete from tenancy.undo where id = step.id;
+		end
+		$$`)
+	require.NotEmpty(t, catalog.Diff(migrated, phasetest.Catalog(t, db)))
+	db.Migrate(t, schema.Phase3)
+	require.Empty(t, catalog.Diff(migrated, phasetest.Catalog(t, db)))
+	require.Empty(t, catalog.Diff(data, bookkept(t, db)))
 }
 
 func notices(log *script.Log) (all []string) {

@@ -718,9 +718,11 @@ declare
     step record;
 begin
     -- Keys that the legacy tables have: deleting an organization must not delete what it owns. One that stands on the
-    -- owner goes, because the phase brings its own. One that is not valid is left by a run that was killed here.
+    -- owner goes, because the phase brings its own. One that is not valid is left by a run that was killed here, or by a
+    -- rollback that was, and is to be validated still.
     for step in
-        select c.conrelid::regclass as relation, c.conname, a.attname, pg_get_constraintdef(c.oid) as definition,
+        select c.conrelid::regclass as relation, c.conname, a.attname,
+            regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') as definition,
             c.confdeltype <> 'r' or a.attname = 'owner_organization_id' as goes
         from pg_catalog.pg_constraint c
         join tenancy.classified_table t on to_regclass('public.' || t.table_name) = c.conrelid
@@ -734,9 +736,10 @@ begin
     loop
         if step.goes then
             call tenancy.patiently(format(
-                'insert into tenancy.undo (phase, statement) values
-                    (3, %1$L),
-                    (3, %2$L);
+                'insert into tenancy.undo (phase, statement)
+                 select 3, w.statement
+                 from unnest(array[%1$L, %2$L]) as w (statement)
+                 where not exists (select from tenancy.undo u where u.phase = 3 and u.statement = w.statement);
                  alter table %3$s drop constraint %4$I%5$s',
                 format('alter table %s validate constraint %I', step.relation, step.conname),
                 format('alter table %s drop constraint if exists %I, add constraint %2$I %s not valid',
