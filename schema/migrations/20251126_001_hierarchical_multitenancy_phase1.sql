@@ -17,6 +17,10 @@ begin
         raise exception 'phase 1 needs PostgreSQL 15 or later, this is %', current_setting('server_version');
     end if;
 
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     select string_agg(t.name, ', ') into missing
     from unnest(array['organizations', 'users', 'user_organizations', 'agents', 'conversations', 'messages']) as t (name)
     where to_regclass('public.' || t.name) is null;
@@ -46,10 +50,6 @@ begin
         end if;
     end if;
 
-    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
-        raise exception 'another migration of this database is running'
-            using hint = 'Wait until it has ended, then run this again.';
-    end if;
 end
 $$;
 

@@ -27,6 +27,10 @@ begin
         raise exception 'phase 2 commits as it goes, and cannot run inside a transaction'
             using hint = 'Run it by psql -f, without -1 and without a BEGIN before it.';
     end if;
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     if to_regclass('tenancy.completed_phase') is not null then
         complete := exists (select from tenancy.completed_phase where phase = 1);
     end if;
@@ -37,10 +41,6 @@ begin
     if exists (select from tenancy.completed_phase where phase > 3) then
         raise exception 'phase 4 is complete, and phase 2 would bring back the triggers for the old application'
             using hint = 'Roll phase 4 back before you run phase 2 again.';
-    end if;
-    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
-        raise exception 'another migration of this database is running'
-            using hint = 'Wait until it has ended, then run this again.';
     end if;
 
     -- A role that does not see the rows would "fill" none of them and call it done.

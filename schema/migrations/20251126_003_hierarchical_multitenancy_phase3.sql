@@ -13,6 +13,10 @@ do $$
 declare
     culprits text;
 begin
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     if to_regclass('tenancy.completed_phase') is null
         or not exists (select from tenancy.completed_phase where phase = 2) then
         raise exception 'phase 3 needs phase 2, which is not complete here'
@@ -21,10 +25,6 @@ begin
     if exists (select from tenancy.completed_phase where phase > 3) then
         raise exception 'phase 4 is complete, and phase 3 would take back privileges that it gave'
             using hint = 'Roll phase 4 back before you run phase 3 again.';
-    end if;
-    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
-        raise exception 'another migration of this database is running'
-            using hint = 'Wait until it has ended, then run this again.';
     end if;
 
     select string_agg(c.oid::regclass::text, ', ' order by c.relname) into culprits

@@ -14,14 +14,14 @@ do $$
 declare
     culprits text;
 begin
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     if to_regclass('tenancy.completed_phase') is null
         or not exists (select from tenancy.completed_phase where phase = 3) then
         raise exception 'phase 4 needs phase 3, which is not complete here'
             using hint = 'Run the phase 3 migration first.';
-    end if;
-    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
-        raise exception 'another migration of this database is running'
-            using hint = 'Wait until it has ended, then run this again.';
     end if;
 
     select string_agg(c.oid::regclass::text, ', ' order by c.relname) into culprits

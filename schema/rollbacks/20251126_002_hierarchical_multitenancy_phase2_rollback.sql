@@ -25,6 +25,10 @@ begin
         raise exception 'the rollback of phase 2 commits as it goes, and cannot run inside a transaction'
             using hint = 'Run it by psql -f, without -1 and without a BEGIN before it.';
     end if;
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     if to_regclass('tenancy.completed_phase') is null or to_regclass('tenancy.journal') is null then
         raise notice 'phase 2 is not there: nothing to take back';
         return;
@@ -45,10 +49,8 @@ begin
             current_user, culprits
             using hint = 'Connect as the role that owns them.';
     end if;
-    if not pg_try_advisory_lock(hashtextextended('tenancy.migration', 0)) then
-        raise exception 'another migration of this database is running'
-            using hint = 'Wait until it has ended, then run this again.';
-    end if;
+    -- Beyond this transaction, now that nothing is refused: a refusal must not leave the lock to its session.
+    perform pg_advisory_lock(hashtextextended('tenancy.migration', 0));
     delete from tenancy.completed_phase where phase = 2;
     commit;
 

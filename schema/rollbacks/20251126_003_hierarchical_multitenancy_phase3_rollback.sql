@@ -14,16 +14,16 @@ declare
     step record;
     history boolean := false;
 begin
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     if to_regclass('tenancy.planned_index') is null then
         raise notice 'phase 3 is not there: nothing to take back';
         return;
     end if;
     if exists (select from tenancy.completed_phase where phase > 3) then
         raise exception 'phase 4 is complete: roll it back before phase 3';
-    end if;
-    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
-        raise exception 'another migration of this database is running'
-            using hint = 'Wait until it has ended, then run this again.';
     end if;
     if to_regclass('public.audit_logs') is not null then
         execute 'select exists (select from public.audit_logs)' into history;

@@ -15,14 +15,14 @@ declare
     detail text;
     hidden bigint;
 begin
+    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
+        raise exception 'another migration of this database is running'
+            using hint = 'Wait until it has ended, then run this again.';
+    end if;
     if to_regclass('tenancy.completed_phase') is null
         or not exists (select from tenancy.completed_phase where phase = 4) then
         raise notice 'phase 4 is not there: nothing to take back';
         return;
-    end if;
-    if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
-        raise exception 'another migration of this database is running'
-            using hint = 'Wait until it has ended, then run this again.';
     end if;
 
     for step in
