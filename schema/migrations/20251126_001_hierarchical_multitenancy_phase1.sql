@@ -5,6 +5,7 @@
 \set ON_ERROR_STOP on
 
 begin;
+set local statement_timeout = 0;
 set local search_path = '';
 
 -- Refuse what cannot work -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 \set ON_ERROR_STOP on
 
+set statement_timeout = 0;
 set search_path = '';
 
 -- Refuse what cannot work -----------------------------------------------------------------------------------------
@@ -838,4 +839,5 @@ end
 $$;
 
 reset tenancy.migrating;
+reset statement_timeout;
 reset search_path;

@@ -5,6 +5,7 @@
 
 \set ON_ERROR_STOP on
 
+set statement_timeout = 0;
 set search_path = '';
 
 -- Refuse what cannot work -----------------------------------------------------------------------------------------
@@ -818,4 +819,5 @@ begin
 end
 $$;
 
+reset statement_timeout;
 reset search_path;

@@ -7,6 +7,7 @@
 
 \set ON_ERROR_STOP on
 
+set statement_timeout = 0;
 set search_path = '';
 
 -- The local value is gone unless a transaction is open.
@@ -219,4 +220,5 @@ end
 $$;
 
 reset tenancy.migrating;
+reset statement_timeout;
 reset search_path;

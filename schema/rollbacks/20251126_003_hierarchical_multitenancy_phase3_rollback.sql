@@ -7,6 +7,7 @@
 
 \set ON_ERROR_STOP on
 
+set statement_timeout = 0;
 set search_path = '';
 
 do $$
@@ -79,4 +80,5 @@ begin
 end
 $$;
 
+reset statement_timeout;
 reset search_path;

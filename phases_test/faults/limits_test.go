@@ -1,0 +1,173 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// A limit that is made for the application's statements is none for a migration, which
+// bounds its own waits: it would end a phase that takes longer each time it is run.
+func TestStatementTimeout(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Legacy, world...)
+	want := undisturbed(t, db, func(p passage) { p.run(t, db) })
+	for _, p := range journey() {
+		cfg := db.Config(t, pgtest.OwnerRole)
+		cfg.RuntimeParams["statement_timeout"] = "150ms"
+		// So that one statement takes that long.
+		blocker := db.Connect(t, pgtest.OwnerRole)
+		_, err := blocker.Exec(t.Context(), "begin; lock table public.agents in access exclusive mode")
+		require.NoError(t, err)
+		released := make(chan error, 1)
+		time.AfterFunc(400*time.Millisecond, func() {
+			_, err := blocker.Exec(t.Context(), "rollback")
+			released <- err
+		})
+		require.NoError(t, run(t, db, p, cfg), "%s", p)
+		require.NoError(t, <-released)
+		want.reached(t, db, p.to())
+	}
+}
+
+// TestDiskFull moves a database to a disk of its own, a small one, and lets each file find
+// it full somewhere on its way. What this does not fill is the disk of the write-ahead log:
+// there the server itself stops, as in a crash.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	n := kills(t)
+	server, err := own()
+	if err != nil {
+		require.ErrorIs(t, err, pgtest.ErrGiven)
+		t.Logf("no disk is full: %s", err)
+		return
+	}
+	disk, err := mountDisk(t, server)
+	if err != nil {
+		t.Logf("no disk is full, because this process may not mount one that the server sees: %s", err)
+		return
+	}
+	db := server.New(t, schema.Legacy, world...)
+	disk.hold(t, db)
+	choose := chance(t)
+	grows := map[passage]int64{}
+	want := undisturbed(t, db, func(p passage) {
+		before := disk.used(t)
+		p.run(t, db)
+		grows[p] = disk.used(t) - before
+	})
+	for _, p := range journey() {
+		full := 0
+		for range n {
+			if !fills(t, db, p, disk, choose.Int64N(max(grows[p], least))) {
+				p.back().run(t, db)
+				continue
+			}
+			full++
+			want.between(t, db, p)
+			want.recovers(t, db, p, choose)
+			p.back().run(t, db)
+		}
+		p.run(t, db)
+		want.reached(t, db, p.to())
+		t.Logf("%s grows the database by %d kB: %d of %d times the disk was full", p, grows[p]>>10, full, n)
+	}
+}
+
+// fills runs a file with so many bytes left on the disk, and tells whether they were too few.
+func fills(t *testing.T, db *pgtest.DB, p passage, d disk, left int64) bool {
+	t.Helper()
+	d.resize(t, d.used(t)+left)
+	defer d.resize(t, large)
+	err := run(t, db, p, db.Config(t, pgtest.OwnerRole))
+	if err == nil {
+		return false
+	}
+	var refusal *pgconn.PgError
+	require.ErrorAs(t, err, &refusal)
+	require.Equal(t, "53100", refusal.Code, "%s on a full disk: %s", p, err)
+	return true
+}
+
+// disk is where a file system in memory is mounted.
+type disk string
+
+const (
+	large = 1 << 30   // more than a file writes
+	least = 256 << 10 // what is left at most where a file leaves more than it has found
+)
+
+func (d disk) used(t *testing.T) int64 {
+	t.Helper()
+	var s syscall.Statfs_t
+	require.NoError(t, syscall.Statfs(string(d), &s))
+	return int64(s.Blocks-s.Bfree) * int64(s.Bsize)
+}
+
+func (d disk) resize(t *testing.T, size int64) {
+	t.Helper()
+	require.NoError(t, mount("-o", fmt.Sprintf("remount,size=%d", size), string(d)))
+}
+
+func mount(args ...string) error {
+	out, err := exec.Command("mount", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("mount %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// mountDisk mounts one, for the tablespace "small". The error says why this process
+// cannot: it takes root, and a server on the same machine.
+func mountDisk(t *testing.T, server *pgtest.Server) (disk, error) {
+	t.Helper()
+	db := server.New(t, schema.Legacy)
+	var data string
+	require.NoError(t, db.Superuser.QueryRow(t.Context(), `show data_directory`).Scan(&data))
+	info, err := os.Stat(data)
+	if err != nil {
+		return "", err
+	}
+	folder, err := os.MkdirTemp(filepath.Dir(data), "disk-")
+	if err != nil {
+		return "", err
+	}
+	if err := mount("-t", "tmpfs", "-o", fmt.Sprintf("size=%d", large), "tmpfs", folder); err != nil {
+		return "", err
+	}
+	t.Cleanup(func() { require.NoError(t, exec.Command("umount", folder).Run()) })
+	owner := info.Sys().(*syscall.Stat_t)
+	require.NoError(t, os.Chown(folder, int(owner.Uid), int(owner.Gid)))
+	_, err = db.Superuser.Exec(t.Context(), "create tablespace small location '"+folder+"'")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := db.Superuser.Exec(context.WithoutCancel(t.Context()), "drop tablespace small")
+		require.NoError(t, err)
+	})
+	return disk(folder), nil
+}
+
+// hold moves a database to the disk.
+func (d disk) hold(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	cfg := db.Config(t, "")
+	cfg.Database = "postgres"
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = conn.Exec(t.Context(), "alter database "+db.Name+" set tablespace small")
+	require.NoError(t, err)
+}
