@@ -3,6 +3,7 @@ package constraints_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -106,6 +107,36 @@ func testStays(t *testing.T) {
 		db.Rollback(t, schema.Phase3)
 		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
 		require.Empty(t, catalog.Diff(rows, phasetest.Data(t, db)))
+	})
+	t.Run("and nobody waits who reads the audit log, behind a report on it", func(t *testing.T) {
+		t.Parallel()
+		db := phase3(t)
+		hold(t, db, `lock table public.audit_logs in access share mode`)
+		f, err := schema.Rollback(schema.Phase3)
+		require.NoError(t, err)
+		rollback := db.Connect(t, pgtest.OwnerRole)
+		done := make(chan error, 1)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() {
+			_, err := script.Run(ctx, rollback, f)
+			done <- err
+		}()
+		// It steps aside again and again.
+		for tries := 0; tries < 3; time.Sleep(time.Millisecond) {
+			waits := func() (waits bool) {
+				require.NoError(t, db.Superuser.QueryRow(t.Context(), `select cardinality(pg_blocking_pids($1::int)) > 0`, rollback.PgConn().PID()).Scan(&waits))
+				return waits
+			}
+			if !waits() {
+				require.Empty(t, done, "it has met nobody")
+				continue
+			}
+			for began := time.Now(); waits(); time.Sleep(time.Millisecond) {
+				require.Less(t, time.Since(began), 2*time.Second, "it waits, and everybody behind it")
+			}
+			tries++
+		}
 	})
 	t.Run("half a phase 3 is taken back, too", func(t *testing.T) {
 		t.Parallel()

@@ -53,26 +53,28 @@ begin
     end loop;
 
     -- Nobody but these functions and views uses each other.
-    drop view if exists public.organization_stats;
-    drop materialized view if exists tenancy.organization_stats;
-    drop table if exists public.audit_logs;
-    drop function if exists
-        audit.make_partitions(integer),
-        public.refresh_organization_stats(),
-        public.get_organization_hierarchy(uuid),
-        public.get_organization_tenant(uuid),
-        public.get_user_accessible_organizations(uuid),
-        public.get_accessible_agents(uuid, integer),
-        public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
-        authz.visible_organizations_of(uuid),
-        authz.suspended_organizations(),
-        authz.audiences_of(uuid),
-        authz.member_organizations(),
-        authz.organizations_of(uuid, text[]),
-        authz.require_self(uuid),
-        authz.is_privileged();
-    drop view if exists authz.live_organization;
-    drop schema if exists audit;
+    call tenancy.patiently($statements$
+        drop view if exists public.organization_stats;
+        drop materialized view if exists tenancy.organization_stats;
+        drop table if exists public.audit_logs;
+        drop function if exists
+            audit.make_partitions(integer),
+            public.refresh_organization_stats(),
+            public.get_organization_hierarchy(uuid),
+            public.get_organization_tenant(uuid),
+            public.get_user_accessible_organizations(uuid),
+            public.get_accessible_agents(uuid, integer),
+            public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
+            authz.visible_organizations_of(uuid),
+            authz.suspended_organizations(),
+            authz.audiences_of(uuid),
+            authz.member_organizations(),
+            authz.organizations_of(uuid, text[]),
+            authz.require_self(uuid),
+            authz.is_privileged();
+        drop view if exists authz.live_organization;
+        drop schema if exists audit;
+    $statements$);
     revoke all on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
         from anon, authenticated, service_role;
     drop table tenancy.planned_index, tenancy.planned_constraint;
