@@ -41,6 +41,10 @@ test: ## run the tests; finds or installs a PostgreSQL server (MAJOR=18, PKG=./r
 test-container: ## run the tests on PostgreSQL in a container (PKG=, RUN=, ARGS=)
 	@.ci/with-container $(gotest)
 
+.PHONY: faults
+faults: ## interrupt every migration and every rollback at 200 random moments, and between any two statements (KILLS=200 RUN=)
+	@FAULTS_KILLS='$(or $(KILLS),200)' MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=12h -v $(if $(RUN),-run '$(RUN)') ./phases_test/faults
+
 .PHONY: golden
 golden: ## write down anew who may do what to which row, and what each scenario answers, for the review
 	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios' ./rls_test

@@ -23,24 +23,24 @@ import (
 // bounds its own waits: it would end a phase that takes longer each time it is run.
 func TestStatementTimeout(t *testing.T) {
 	t.Parallel()
+	want, _ := undisturbed(t)
 	db := pgtest.New(t, schema.Legacy, world...)
-	want := undisturbed(t, db, func(p passage) { p.run(t, db) })
-	for _, p := range journey() {
-		cfg := db.Config(t, pgtest.OwnerRole)
-		cfg.RuntimeParams["statement_timeout"] = "150ms"
+	random(t).travel(t, db, func(p passage) {
+		s := connect(t, db, set("statement_timeout", "150ms"))
 		// So that one statement takes that long.
-		blocker := db.Connect(t, pgtest.OwnerRole)
-		_, err := blocker.Exec(t.Context(), "begin; lock table public.agents in access exclusive mode")
+		holder := db.Connect(t, pgtest.OwnerRole)
+		_, err := holder.Exec(t.Context(), "begin; lock table public.agents in access exclusive mode")
 		require.NoError(t, err)
 		released := make(chan error, 1)
 		time.AfterFunc(400*time.Millisecond, func() {
-			_, err := blocker.Exec(t.Context(), "rollback")
+			_, err := holder.Exec(t.Context(), "rollback")
 			released <- err
 		})
-		require.NoError(t, run(t, db, p, cfg), "%s", p)
+		require.NoError(t, s.run(t, p), "%s", p)
+		s.close(t)
 		require.NoError(t, <-released)
 		want.reached(t, db, p.to())
-	}
+	})
 }
 
 // TestDiskFull moves a database to a disk of its own, a small one, and lets each file find
@@ -48,8 +48,7 @@ func TestStatementTimeout(t *testing.T) {
 // there the server itself stops, as in a crash.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	n := kills(t)
-	server, err := own()
+	server, err := pgtest.Start(t.Context())
 	if err != nil {
 		require.ErrorIs(t, err, pgtest.ErrGiven)
 		t.Logf("no disk is full: %s", err)
@@ -62,37 +61,34 @@ func TestDiskFull(t *testing.T) {
 	}
 	db := server.New(t, schema.Legacy, world...)
 	disk.hold(t, db)
-	choose := chance(t)
-	grows := map[passage]int64{}
-	want := undisturbed(t, db, func(p passage) {
-		before := disk.used(t)
-		p.run(t, db)
-		grows[p] = disk.used(t) - before
-	})
-	for _, p := range journey() {
+	d := random(t)
+	want, efforts := undisturbed(t)
+	d.travel(t, db, func(p passage) {
 		full := 0
-		for range n {
-			if !fills(t, db, p, disk, choose.Int64N(max(grows[p], least))) {
+		for range d.kills {
+			if !fills(t, db, p, disk, d.Int64N(max(efforts[p].space, least))) {
 				p.back().run(t, db)
 				continue
 			}
 			full++
 			want.between(t, db, p)
-			want.recovers(t, db, p, choose)
+			want.recovers(t, db, p, d)
 			p.back().run(t, db)
 		}
 		p.run(t, db)
 		want.reached(t, db, p.to())
-		t.Logf("%s grows the database by %d kB: %d of %d times the disk was full", p, grows[p]>>10, full, n)
-	}
+		t.Logf("%s grows the database by %d kB: %d of %d times the disk was full", p, efforts[p].space>>10, full, d.kills)
+	})
 }
 
 // fills runs a file with so many bytes left on the disk, and tells whether they were too few.
 func fills(t *testing.T, db *pgtest.DB, p passage, d disk, left int64) bool {
 	t.Helper()
+	s := connect(t, db) // which takes a file, too
 	d.resize(t, d.used(t)+left)
 	defer d.resize(t, large)
-	err := run(t, db, p, db.Config(t, pgtest.OwnerRole))
+	err := s.run(t, p)
+	s.close(t)
 	if err == nil {
 		return false
 	}
@@ -148,7 +144,7 @@ func mountDisk(t *testing.T, server *pgtest.Server) (disk, error) {
 	if err := mount("-t", "tmpfs", "-o", fmt.Sprintf("size=%d", large), "tmpfs", folder); err != nil {
 		return "", err
 	}
-	t.Cleanup(func() { require.NoError(t, exec.Command("umount", folder).Run()) })
+	t.Cleanup(func() { require.NoError(t, exec.Command("umount", "--lazy", folder).Run()) })
 	owner := info.Sys().(*syscall.Stat_t)
 	require.NoError(t, os.Chown(folder, int(owner.Uid), int(owner.Gid)))
 	_, err = db.Superuser.Exec(t.Context(), "create tablespace small location '"+folder+"'")

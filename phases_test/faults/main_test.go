@@ -7,27 +7,23 @@ package faults_test
 
 import (
 	"cmp"
-	"context"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/pgtest"
-	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/schema"
 )
 
 // Environment variables of this package.
 const (
-	killsVariable = "FAULTS_KILLS" // how often each file is interrupted by each test, 1 unless given
+	killsVariable = "FAULTS_KILLS" // how often each test interrupts each file: once, and few files, unless given
 	seedVariable  = "FAULTS_SEED"  // makes the same choices again
 )
 
@@ -38,29 +34,69 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// kills is how often each file is interrupted by each test.
-func kills(t *testing.T) (n int) {
-	t.Helper()
-	n, err := strconv.Atoi(cmp.Or(os.Getenv(killsVariable), "1"))
-	require.NoError(t, err, killsVariable)
-	require.Positive(t, n, killsVariable)
-	return n
+// draw is what a test leaves to chance: where and when it interrupts which files.
+type draw struct {
+	*rand.Rand
+	kills int       // of each file
+	files []passage // in the order of the journey
 }
 
-// chance returns what makes a test's choices, and logs how to make them again.
-func chance(t *testing.T) *rand.Rand {
+// random draws anew for each test; in an ordinary run few files have to suffer from each.
+func random(t *testing.T) draw {
 	t.Helper()
 	seed, err := strconv.ParseUint(cmp.Or(os.Getenv(seedVariable), strconv.FormatUint(rand.Uint64(), 10)), 10, 64)
 	require.NoError(t, err, seedVariable)
 	t.Logf("%s=%d", seedVariable, seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	d := draw{Rand: rand.New(rand.NewPCG(seed, 0)), kills: 1, files: journey()}
+	if given := os.Getenv(killsVariable); given != "" {
+		d.kills, err = strconv.Atoi(given)
+		require.NoError(t, err, killsVariable)
+		require.Positive(t, d.kills, killsVariable)
+		return d
+	}
+	const few = 2
+	spared := d.Perm(len(d.files))[few:]
+	d.files = slices.DeleteFunc(d.files, func(p passage) bool { return slices.Contains(spared, slices.Index(journey(), p)) })
+	return d
 }
 
-// world has more documents than the backfill fills in two transactions.
+// travel makes the journey as far as the last file that is concerned; interrupted runs
+// one of those as it should be run in the end.
+func (d draw) travel(t *testing.T, db *pgtest.DB, interrupted func(passage)) {
+	t.Helper()
+	for _, p := range journey()[:1+slices.Index(journey(), d.files[len(d.files)-1])] {
+		if slices.Contains(d.files, p) {
+			interrupted(p)
+		} else {
+			p.run(t, db)
+		}
+	}
+}
+
+// world has more documents than the backfill fills in two transactions, and nothing in it
+// that depends on when it was made: it is the same on every server.
 var world = append(fixtures.World(), pgtest.Seed{Name: "documents for three batches", SQL: `
 	insert into public.knowledge_documents (id, title, tenant_id)
 	select ('00000100-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'Document ' || n, '` + fixtures.Novartis.ID + `'
-	from generate_series(1, 10400) as n;`})
+	from generate_series(1, 10400) as n;
+
+	update public.user_organizations set id = md5(user_id || ' ' || organization_id)::uuid;
+	do $$
+	declare
+		time record;
+	begin
+		for time in
+			select a.attrelid::regclass as relation, a.attname
+			from pg_attribute a
+			join pg_class c on c.oid = a.attrelid
+			where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attname in ('created_at', 'updated_at')
+		loop
+			execute format('update %s set %I = %L', time.relation, time.attname, '2025-01-01 00:00:00+00');
+		end loop;
+	end
+	$$;
+
+	vacuum full;`})
 
 // passage is one of the files: a migration, or a rollback.
 type passage struct {
@@ -116,91 +152,6 @@ func (p passage) run(t *testing.T, db *pgtest.DB) {
 		db.Migrate(t, p.phase)
 	}
 }
-
-// state is what a database is after a phase, and who sees what in it.
-type state struct {
-	picture phasetest.Picture
-	visible string
-}
-
-// states are those that nobody has disturbed, by phase.
-type states map[schema.Phase]state
-
-// undisturbed makes the journey, up to the last phase and back, with a run of each file.
-func undisturbed(t *testing.T, db *pgtest.DB, run func(passage)) states {
-	t.Helper()
-	want := states{schema.Legacy: {phasetest.Take(t, db), visible(t, db)}}
-	for _, p := range journey() {
-		run(p)
-		if p.down {
-			want.reached(t, db, p.to())
-		} else {
-			want[p.to()] = state{phasetest.Take(t, db), visible(t, db)}
-		}
-	}
-	return want
-}
-
-// visible is which agents people of two rivals see.
-func visible(t *testing.T, db *pgtest.DB) string {
-	t.Helper()
-	return fmt.Sprint(phasetest.VisibleAgents(t, db, fixtures.Alice), phasetest.VisibleAgents(t, db, fixtures.Bob))
-}
-
-// between says that a database in which a file was interrupted serves the application,
-// and shows nobody more than before; and that a file which is one transaction has done
-// nothing, or all. It returns what is there.
-func (want states) between(t *testing.T, db *pgtest.DB, p passage) phasetest.Picture {
-	t.Helper()
-	found := phasetest.Take(t, db)
-	done := p.to()
-	if want[p.from()].picture.Diff(found) == "" {
-		done = p.from()
-	}
-	if p.atomic() {
-		require.Empty(t, want[done].picture.Diff(found), "%s has done something, and neither nothing nor all", p)
-	}
-	if p.phase != schema.Phase4 {
-		done = p.from()
-	}
-	require.Equal(t, want[done].visible, visible(t, db), "somebody sees something else, half-way through %s", p)
-	if done < schema.Phase4 {
-		phasetest.OldApplicationAtOnce(t, db)
-	}
-	return found
-}
-
-// recovers brings a file that was interrupted to its end: by another run, or, as often,
-// by way of what was before it. Either must be as if nothing had happened.
-func (want states) recovers(t *testing.T, db *pgtest.DB, p passage, choose *rand.Rand) {
-	t.Helper()
-	if choose.IntN(2) == 0 {
-		p.back().run(t, db)
-		// Rows that were filled, emptied and filled again are counted twice.
-		want.reached(t, db, p.from(), "tenancy.backfill_progress")
-	}
-	p.run(t, db)
-	want.reached(t, db, p.to())
-}
-
-// reached says that a database is what it is after an undisturbed run, but for the rows
-// of some tables.
-func (want states) reached(t *testing.T, db *pgtest.DB, phase schema.Phase, but ...string) {
-	t.Helper()
-	var differences []string
-	for line := range strings.Lines(want[phase].picture.Diff(phasetest.Take(t, db))) {
-		if !slices.ContainsFunc(but, func(table string) bool { return strings.HasPrefix(line[2:], table+":") }) {
-			differences = append(differences, line)
-		}
-	}
-	require.Empty(t, differences, "this is not %s", phase)
-}
-
-// own is a server that may be crashed, one test at a time.
-var own = sync.OnceValues(func() (*pgtest.Server, error) {
-	// What is lost in a crash is what would be lost in production: nothing that was committed.
-	return pgtest.Start(context.Background(), "synchronous_commit=on", "full_page_writes=on", "wal_level=replica")
-})
 
 // firstLine shortens a statement for a report.
 func firstLine(sql string) string {

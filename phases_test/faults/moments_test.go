@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -45,9 +44,10 @@ func signal(t *testing.T, db *pgtest.DB, function string, pid int) {
 // and then runs it again, or takes it back.
 func TestRandomMoments(t *testing.T) {
 	t.Parallel()
-	n := kills(t)
-	crashes := (n + 3) / 4
-	server, err := own()
+	d := random(t)
+	crashes := (d.kills + 3) / 4
+	// What is lost in a crash is what would be lost in production: nothing that was committed.
+	server, err := pgtest.Start(t.Context(), "synchronous_commit=on", "full_page_writes=on", "wal_level=replica")
 	if errors.Is(err, pgtest.ErrGiven) {
 		t.Logf("no server crashes: %s", err)
 		crashes = 0
@@ -56,7 +56,7 @@ func TestRandomMoments(t *testing.T) {
 	}
 	t.Run("of which the session does not survive", func(t *testing.T) {
 		t.Parallel()
-		moments(t, pgtest.New(t, schema.Legacy, world...), faultsOfSessions, max(n-crashes, 1))
+		moments(t, pgtest.New(t, schema.Legacy, world...), faultsOfSessions, max(d.kills-crashes, 1))
 	})
 	if crashes > 0 {
 		crash := fault{"crash of the server", func(t *testing.T, _ *pgtest.DB, _ *operator) { require.NoError(t, server.Crash(t.Context())) }}
@@ -69,40 +69,38 @@ func TestRandomMoments(t *testing.T) {
 
 // moments makes journeys on one database, with a fault in each file.
 func moments(t *testing.T, db *pgtest.DB, faults []fault, journeys int) {
+	d := random(t)
+	want, efforts := undisturbed(t)
 	m := met{duration: map[passage]time.Duration{}, tally: map[passage]*tally{}}
-	choose := chance(t)
-	want := undisturbed(t, db, func(p passage) {
-		o := start(t, db, p)
-		end := o.wait(t, db)
-		require.NoError(t, end.err)
-		m.duration[p] = end.after
+	for p, e := range efforts {
+		m.duration[p] = e.time
 		m.tally[p] = &tally{statements: map[string]int{}, faults: map[string]int{}, states: map[string]bool{}}
-	})
+	}
 	began := time.Now()
 	for i := range journeys {
-		for _, p := range journey() {
-			by, c := faults[choose.IntN(len(faults))], m.tally[p]
-			at, end := m.strike(t, db, p, by, choose)
+		d.travel(t, db, func(p passage) {
+			by, c := faults[d.IntN(len(faults))], m.tally[p]
+			at, end := m.strike(t, db, p, by, d)
 			for end.err == nil {
 				c.late++
 				m.duration[p] = end.after
 				p.back().run(t, db)
-				at, end = m.strike(t, db, p, by, choose)
+				at, end = m.strike(t, db, p, by, d)
 			}
 			c.kills++
 			c.faults[by.name]++
 			c.statements[at]++
 			c.states[want[p.from()].picture.Diff(want.between(t, db, p))] = true
-			for choose.IntN(4) == 0 {
-				m.strike(t, db, p, by, choose)
+			for d.IntN(4) == 0 {
+				m.strike(t, db, p, by, d)
 			}
-			want.recovers(t, db, p, choose)
-		}
+			want.recovers(t, db, p, d)
+		})
 		if done := i + 1; done%10 == 0 || done == journeys {
 			t.Logf("%d of %d interruptions of each file, %s", done, journeys, time.Since(began).Round(time.Second))
 		}
 	}
-	for _, p := range journey() {
+	for _, p := range d.files {
 		t.Logf("%s, %s undisturbed: %s", p, m.duration[p].Round(time.Millisecond), m.tally[p])
 	}
 }
@@ -133,13 +131,13 @@ func (c *tally) String() string {
 
 // strike runs a file and strikes at some moment. It returns the statement that this
 // met, and how the client ended: without an error, if it was through.
-func (m met) strike(t *testing.T, db *pgtest.DB, p passage, by fault, choose *rand.Rand) (at string, end ending) {
+func (m met) strike(t *testing.T, db *pgtest.DB, p passage, by fault, d draw) (at string, end ending) {
 	t.Helper()
 	f, err := p.file()
 	require.NoError(t, err)
 	statements, err := script.Split(f)
 	require.NoError(t, err)
-	after := time.Duration(choose.Float64() * 1.1 * float64(m.duration[p]))
+	after := time.Duration(d.Float64() * 1.1 * float64(m.duration[p]))
 	o := start(t, db, p)
 	time.Sleep(after - time.Since(o.began))
 	at = where(t, db, o, statements)

@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,24 +28,18 @@ var refusals = []string{
 // and the next. Whoever comes too late is refused; nobody spoils anything.
 func TestRivals(t *testing.T) {
 	t.Parallel()
-	n := kills(t)
-	choose := chance(t)
+	d := random(t)
+	want, efforts := undisturbed(t)
 	db := pgtest.New(t, schema.Legacy, world...)
-	duration := map[passage]time.Duration{}
-	want := undisturbed(t, db, func(p passage) {
-		o := start(t, db, p)
-		end := o.wait(t, db)
-		require.NoError(t, end.err)
-		duration[p] = end.after
-	})
 	all := journey()
-	for i, p := range all {
+	d.travel(t, db, func(p passage) {
+		i := slices.Index(all, p)
 		others := []passage{p, p.back(), all[(i+1)%len(all)], all[(i+len(all)-1)%len(all)].back()}
 		refused := 0
-		for range n {
+		for range d.kills {
 			first := start(t, db, p)
-			time.Sleep(time.Duration(choose.Float64() * float64(duration[p])))
-			other := others[choose.IntN(len(others))]
+			time.Sleep(time.Duration(d.Float64() * float64(efforts[p].time)))
+			other := others[d.IntN(len(others))]
 			second := start(t, db, other)
 			for operator, its := range map[*operator]passage{first: p, second: other} {
 				if end := operator.wait(t, db); end.err != nil {
@@ -56,8 +51,8 @@ func TestRivals(t *testing.T) {
 		}
 		p.run(t, db)
 		want.reached(t, db, p.to())
-		t.Logf("%s: %d times with somebody else, %d refusals", p, n, refused)
-	}
+		t.Logf("%s: %d times with somebody else, %d refusals", p, d.kills, refused)
+	})
 }
 
 func refusal(err error) bool {
