@@ -73,9 +73,9 @@ func tablesOf(t *testing.T, db *pgtest.DB) []string {
 }
 
 // behind runs a file while somebody holds a table, who leaves when the file has ended, or
-// has been in need of it for eight times as long as it waits at a time. It returns whether it was in
-// need of the table, and how it ended. While it waits behind a reader, other readers must
-// not wait behind it.
+// has been in need of it for eight times as long as it waits at a time. It returns whether
+// it was, and how it ended. While it waits behind a reader, other readers must not wait
+// behind it.
 func behind(t *testing.T, db *pgtest.DB, p passage, table string, by blocker) (met bool, end error) {
 	t.Helper()
 	f, err := p.file()

@@ -133,6 +133,9 @@ func mountDisk(t *testing.T, server *pgtest.Server) (disk, error) {
 	db := server.New(t, schema.Legacy)
 	var data string
 	require.NoError(t, db.Superuser.QueryRow(t.Context(), `show data_directory`).Scan(&data))
+	if host := db.Config(t, "").Host; !strings.HasPrefix(host, "/") {
+		return "", fmt.Errorf("the server is at %s", host)
+	}
 	info, err := os.Stat(data)
 	if err != nil {
 		return "", err

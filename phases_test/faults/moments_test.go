@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/script"
 	"github.com/vital-health/tenancy/schema"
@@ -44,6 +45,8 @@ func signal(t *testing.T, db *pgtest.DB, function string, pid int) {
 // and then runs it again, or takes it back.
 func TestRandomMoments(t *testing.T) {
 	t.Parallel()
+	checklist.Proves(t, "pre-implementation/test-scenarios-defined/rollback-procedure-tested", "rollback-procedures/emergency-rollback-plan",
+		"phase-2/re-run-phase-2-with-corrections")
 	d := random(t)
 	crashes := (d.kills + 3) / 4
 	// What is lost in a crash is what would be lost in production: nothing that was committed.
