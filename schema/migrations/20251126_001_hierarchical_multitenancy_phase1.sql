@@ -50,7 +50,6 @@ begin
                 using hint = 'Roll phase 4 back before you run phase 1 again.';
         end if;
     end if;
-
 end
 $$;
 
