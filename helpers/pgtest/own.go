@@ -35,8 +35,8 @@ func (s *Server) Crash(ctx context.Context) error {
 	if err := s.admin.QueryRow(ctx, started).Scan(&before); err != nil {
 		return fmt.Errorf("crash the server: %w", err)
 	}
-	// Its own session ends with the others.
-	_, err := s.admin.Exec(ctx, `copy (select) to program 'touch again; kill -QUIT $(head -n 1 postmaster.pid)'`)
+	// Its own session ends with the others. The program is sent no row: it reads none, and might be gone by then.
+	_, err := s.admin.Exec(ctx, `copy (select where false) to program 'touch again; kill -QUIT $(head -n 1 postmaster.pid)'`)
 	if err != nil && !gone(err) {
 		return fmt.Errorf("crash the server: %w", err)
 	}

@@ -31,7 +31,7 @@ begin
         end if;
         if idle >= linger then
             -- Under the lock: whoever comes now waits for it, loses the connection, and starts another server.
-            execute format('copy (select) to program %L', 'kill -INT ' || split_part(pg_read_file('postmaster.pid'), e'\n', 1));
+            execute format('copy (select where false) to program %L', 'kill -INT ' || split_part(pg_read_file('postmaster.pid'), e'\n', 1));
             perform pg_sleep(60);
         end if;
         perform pg_advisory_unlock(users);
