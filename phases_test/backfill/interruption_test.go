@@ -138,6 +138,36 @@ func testWriters(t *testing.T) {
 	}
 }
 
+// A row that the application changes may come to lie where the backfill has been.
+func testMovedRows(t *testing.T) {
+	t.Parallel()
+	migration, err := schema.Migration(schema.Phase2)
+	require.NoError(t, err)
+	// Four to a page: more pages than the backfill takes at a time.
+	db := pgtest.New(t, schema.Phase1, append(fixtures.World(), pgtest.Seed{Name: "documents on 2250 pages", SQL: `
+		insert into public.knowledge_documents (title, tenant_id, content)
+		select 'Document ' || n, '` + fixtures.Novartis.ID + `', repeat('x', 1850)
+		from generate_series(1, 9000) as n;`})...)
+	const unfilled = `from public.knowledge_documents where owner_organization_id is null`
+	first := func() int { return query[int](t, db, `select coalesce(min((ctid::text::point)[0]::integer), 0) `+unfilled)[0] }
+
+	// A row that is locked would keep the rows that die meanwhile from being cleared away.
+	phasetest.Exec(t, db, `create function public.wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(9000); return new; end $$`)
+	phasetest.Exec(t, db, `create trigger wait before update on public.knowledge_documents
+		for each row when (old.title = 'Document 9000' and current_setting('tenancy.backfill', true) = 'on') execute function public.wait()`)
+	writer, _, done := meet(t, db, migration, `select pg_advisory_xact_lock(9000)`)
+	require.Equal(t, 2048, first(), "the backfill is past the first stretch")
+	_, err = db.Superuser.Exec(t.Context(), `vacuum public.knowledge_documents`)
+	require.NoError(t, err)
+	_, err = writer.Exec(t.Context(), `update public.knowledge_documents set summary = 'Moved' where owner_organization_id is null`)
+	require.NoError(t, err)
+	_, err = writer.Exec(t.Context(), `commit`)
+	require.NoError(t, err)
+	require.Less(t, first(), 2048, "rows have moved behind it")
+	require.NoError(t, <-done)
+	require.Equal(t, []int{0}, query[int](t, db, `select count(*) `+unfilled))
+}
+
 // kill runs a file as far as a row that somebody has locked, and ends its session there.
 func kill(t *testing.T, db *pgtest.DB, f schema.File, lock string) {
 	t.Helper()

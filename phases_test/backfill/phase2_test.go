@@ -37,6 +37,7 @@ func TestPhase2(t *testing.T) {
 	t.Run("Corrections", testCorrections)
 	t.Run("Killed", testKilled)
 	t.Run("Writers meanwhile", testWriters)
+	t.Run("Rows that move", testMovedRows)
 	t.Run("Refusals", testRefusals)
 }
 

@@ -677,6 +677,7 @@ declare
     again constant text := 'on conflict (row_id, table_name)
         do update set owner_after = excluded.owner_after, scope_after = excluded.scope_after';
     first_time boolean;
+    over boolean;
     place text;
     begun boolean;
     rows integer;
@@ -689,9 +690,11 @@ begin
     first_time := found;
     commit;
 
-    for page in 0 .. pages - 1 by stretch loop
-        place := format('r.ctid >= ''(%s,0)'' and r.ctid < ''(%s,0)''', page, page + stretch);
-        if has_tenant_id then
+    for page in 0 .. pages + stretch - 1 by stretch loop
+        -- The last time everywhere: what the application has changed meanwhile may have come to lie behind.
+        over := page >= pages;
+        place := case when over then 'true' else format('r.ctid >= ''(%s,0)'' and r.ctid < ''(%s,0)''', page, page + stretch) end;
+        if has_tenant_id and not over then
             execute format('select exists (select from %s r, public.organizations o where %s and %s)', relation, usual, place)
                 into begun;
             execute format('select count(*) from %s r where %s', relation, place) into rows;
