@@ -42,18 +42,17 @@ var strength = []string{
 	"ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock",
 }
 
-// Strongest returns of each relation the strongest lock that was held, and what was waited for.
-func Strongest(all []Lock) []Lock {
-	strongest := map[string]int{}
-	for _, l := range all {
-		if l.Held > 0 {
-			strongest[l.Relation] = max(strongest[l.Relation], slices.Index(strength, l.Mode))
-		}
-	}
+// Noticeable returns the locks that others may have noticed: every wait; and what was held, unless it keeps nobody
+// waiting but who alters or drops the relation, or a stronger lock on it was held as long.
+func Noticeable(all []Lock) []Lock {
 	return slices.DeleteFunc(slices.Clone(all), func(l Lock) bool {
-		return l.Waited == 0 && slices.Index(strength, l.Mode) < strongest[l.Relation]
+		return l.Waited == 0 && (rank(l) <= slices.Index(strength, "RowShareLock") || slices.ContainsFunc(all, func(other Lock) bool {
+			return other.Relation == l.Relation && rank(other) > rank(l) && other.Held >= l.Held
+		}))
 	})
 }
+
+func rank(l Lock) int { return slices.Index(strength, l.Mode) }
 
 // locks has of each relation and mode the longest wait and the longest hold.
 type locks map[Lock]Lock // by relation and mode alone
@@ -68,7 +67,7 @@ func (s locks) add(all ...Lock) {
 
 func (s locks) sorted() []Lock {
 	return slices.SortedFunc(maps.Values(s), func(a, b Lock) int {
-		return cmp.Or(cmp.Compare(a.Relation, b.Relation), cmp.Compare(slices.Index(strength, b.Mode), slices.Index(strength, a.Mode)))
+		return cmp.Or(cmp.Compare(a.Relation, b.Relation), cmp.Compare(rank(b), rank(a)))
 	})
 }
 

@@ -40,24 +40,31 @@ func TestProgress(t *testing.T) {
 		first := hold(t, db, "select from public.agents where id = '"+fixtures.NovartisAgent.ID+"' for update")
 		second := hold(t, db, "select from public.prompts where id = '"+fixtures.PfizerPrompt.ID+"' for update")
 		var releaseFirst, releaseSecond sync.Once
+		released := make(chan struct{})
 		f, err := schema.Migration(schema.Phase2)
 		require.NoError(t, err)
 		all := watch(t, db, f, func(e script.Event) {
 			switch e := e.(type) {
 			case script.Waiting:
 				if e.For.Mode == "row" && e.For.Relation == "public.agents" {
-					releaseFirst.Do(func() { time.AfterFunc(1500*time.Millisecond, first.release) })
+					releaseFirst.Do(func() {
+						time.AfterFunc(1500*time.Millisecond, func() {
+							first.release()
+							close(released)
+						})
+					})
 				}
 			case script.Progress:
 				releaseSecond.Do(second.release)
 			}
 		})
+		<-released
 		at := slices.IndexFunc(all, func(p script.Progress) bool { return p.What == "agents" })
 		require.GreaterOrEqual(t, at, 0, "%v", all)
 		require.EqualValues(t, agents, all[at].Done)
 		require.EqualValues(t, agents, all[at].Total)
 		require.Equal(t, "rows", all[at].Unit)
-		require.Positive(t, all[at].Rate)
+		require.Greater(t, all[at].Rate, float64(agents)/1.5, "the time before it began to move does not count")
 	})
 	t.Run("of an index and of a vacuum, by the server's", func(t *testing.T) {
 		t.Parallel()
@@ -69,8 +76,9 @@ func TestProgress(t *testing.T) {
 			delete from slow where id > 120;
 			create function slow(i int) returns int language plpgsql immutable as $$ begin perform pg_sleep(0.015); return i; end $$;
 			create index slow_index on slow (slow(id));
-			set vacuum_cost_delay = '20ms';
-			set vacuum_cost_limit = 40;
+			set vacuum_cost_delay = '12ms';
+			set vacuum_cost_limit = 10;
+			set vacuum_cost_page_hit = 10;
 			vacuum slow;
 		`), func(script.Event) {})
 		for _, what := range []string{"an index on slow, building index: scanning table", "vacuum of slow, scanning heap"} {

@@ -2,6 +2,7 @@ package script
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -17,7 +18,7 @@ const (
 	restTimes = 4
 )
 
-// A wait that has lasted longer than this is reported, with who is in the way; again when that changes, and every while.
+// A wait that has lasted longer than this is reported, with who is in the way; and then every while.
 const (
 	waitingLong  = 100 * time.Millisecond
 	waitingAgain = 10 * time.Second
@@ -88,9 +89,32 @@ func startWatch(ctx context.Context, conn *pgx.Conn, report func(Event)) (*watch
 	w := &watch{conn: second, pid: pid, report: report, done: make(chan struct{}), seen: map[sighting]*span{}}
 	w.progress = progress{pid: pid, marks: map[string]*mark{}}
 	w.ctx, w.cancel = context.WithCancel(ctx)
-	w.last = time.Now()
+	if err := w.prepare(ctx); err != nil {
+		w.cancel()
+		return nil, errors.Join(err, second.Close(ctx))
+	}
 	go w.loop()
 	return w, nil
+}
+
+// prepare sees to it that there is something to look at, and looks once, which takes much longer than to look again.
+func (w *watch) prepare(ctx context.Context) error {
+	var same bool
+	err := w.conn.QueryRow(ctx, "select exists (select from pg_catalog.pg_stat_activity where pid = $1)", w.pid).Scan(&same)
+	if err != nil {
+		return err
+	}
+	if !same {
+		return errors.New("it leads to another server than the first")
+	}
+	if _, err := w.conn.Exec(ctx, lookSQL, w.pid); err != nil {
+		return err
+	}
+	if _, err := w.progress.look(ctx, w.conn); err != nil {
+		return err
+	}
+	w.last = time.Now()
+	return nil
 }
 
 // loop looks until it is stopped.
