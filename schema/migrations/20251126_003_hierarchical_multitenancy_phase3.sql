@@ -12,14 +12,17 @@ set search_path = '';
 
 do $$
 declare
+    complete boolean := false;
     culprits text;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
     end if;
-    if to_regclass('tenancy.completed_phase') is null
-        or not exists (select from tenancy.completed_phase where phase = 2) then
+    if to_regclass('tenancy.completed_phase') is not null then
+        complete := exists (select from tenancy.completed_phase where phase = 2);
+    end if;
+    if not complete then
         raise exception 'phase 3 needs phase 2, which is not complete here'
             using hint = 'Run the phase 2 migration first.';
     end if;

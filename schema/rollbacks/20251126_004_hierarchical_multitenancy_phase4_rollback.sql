@@ -12,6 +12,7 @@ set local search_path = '';
 
 do $$
 declare
+    complete boolean := false;
     step record;
     detail text;
     hidden bigint;
@@ -20,8 +21,10 @@ begin
         raise exception 'another migration of this database is running'
             using hint = 'Wait until it has ended, then run this again.';
     end if;
-    if to_regclass('tenancy.completed_phase') is null
-        or not exists (select from tenancy.completed_phase where phase = 4) then
+    if to_regclass('tenancy.completed_phase') is not null then
+        complete := exists (select from tenancy.completed_phase where phase = 4);
+    end if;
+    if not complete then
         raise notice 'phase 4 is not there: nothing to take back';
         return;
     end if;
