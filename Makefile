@@ -71,6 +71,17 @@ why: ## why somebody may, or may not (AS=bob@pfizer.com TABLE=agents ID='Novarti
 	@$(if $(and $(AS),$(TABLE),$(ID)),,echo "say who does it to which row: make why AS=bob@pfizer.com TABLE=agents ID='Novartis RA Agent'" >&2; exit 1;) \
 	MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb -as '$(AS)' -table '$(TABLE)' -id '$(ID)' -verb '$(or $(VERB),select)'
 
+# It reads DATABASE_URL from the environment: everybody on the machine can read a program's arguments.
+migrate = go run ./helpers/script/migrate -phase '$(PHASE)' $(if $(LOG),-log '$(LOG)') $(ARGS)
+
+.PHONY: migrate
+migrate: ## run a phase on a database, verify it, and write a log (DATABASE_URL=postgres://owner@host/db PHASE=phase2 LOG=folder)
+	@$(migrate)
+
+.PHONY: rollback
+rollback: ## take a phase back, verify that, and write a log (DATABASE_URL=postgres://owner@host/db PHASE=phase2 LOG=folder)
+	@$(migrate) -rollback
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
