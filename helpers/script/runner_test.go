@@ -249,7 +249,7 @@ func TestLocks(t *testing.T) {
 			insert into kept values (1);`))
 		require.NoError(t, err)
 		require.Equal(t, []string{"SELECT 1", "SELECT 1", "INSERT 0 1"}, tags(log.Steps))
-		require.ErrorContains(t, log.WatchErr, "terminating connection due to administrator command")
+		require.Error(t, log.WatchErr)
 	})
 }
 
