@@ -26,6 +26,7 @@ func TestPhase2(t *testing.T) {
 	t.Run("The platform's new id", testPlatform)
 	t.Run("Nobody sees more", testVisibility)
 	t.Run("Verification queries", testVerification)
+	t.Run("Verification queries on many rows", testVerificationOfManyRows)
 	t.Run("Report", testReport)
 	t.Run("The old application", testOldApplication)
 	t.Run("Both generations", testBothGenerations)
