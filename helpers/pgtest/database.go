@@ -28,12 +28,35 @@ const (
 // recipe is how a template is made: by running a step on a clone of the template
 // before it.
 type recipe struct {
-	steps []schema.File // what leads from an empty database to this one, in order
+	steps []step // what leads from an empty database to this one, in order
 }
 
-// recipeFor returns the baseline and the migrations up to phase, each followed by
-// its seeds.
-func recipeFor(phase schema.Phase, seeds []Seed) (recipe, error) {
+// step is a part of a recipe: a SQL file, which the owner runs, or an [Origin].
+type step interface {
+	identity() string
+	run(ctx context.Context, s *Server, database string) error
+}
+
+type file schema.File
+
+func (f file) identity() string { return fmt.Sprintf("%s %d\n%s", f.Path, len(f.SQL), f.SQL) }
+
+func (f file) run(ctx context.Context, s *Server, database string) error {
+	return s.connected(ctx, database, OwnerRole, func(conn *pgx.Conn) error {
+		_, err := script.Run(ctx, conn, schema.File(f))
+		return err
+	})
+}
+
+func (o Origin) identity() string { return "origin " + o.Identity }
+
+func (o Origin) run(ctx context.Context, s *Server, database string) error {
+	return s.connected(ctx, database, "", func(conn *pgx.Conn) error { return o.Build(ctx, conn) })
+}
+
+// recipeFor returns the baseline, or what is given in its place, and the migrations up
+// to phase, each followed by its seeds.
+func recipeFor(origin *Origin, phase schema.Phase, seeds []Seed) (recipe, error) {
 	if phase < schema.Legacy || phase > schema.Phase4 {
 		return recipe{}, fmt.Errorf("unknown phase %s", phase)
 	}
@@ -44,18 +67,22 @@ func recipeFor(phase schema.Phase, seeds []Seed) (recipe, error) {
 	}
 	var r recipe
 	for p := schema.Legacy; p <= phase; p++ {
-		read := schema.Baseline
-		if p > schema.Legacy {
-			read = func() (schema.File, error) { return schema.Migration(p) }
+		if p == schema.Legacy && origin != nil {
+			r.steps = append(r.steps, *origin)
+		} else {
+			read := schema.Baseline
+			if p > schema.Legacy {
+				read = func() (schema.File, error) { return schema.Migration(p) }
+			}
+			f, err := read()
+			if err != nil {
+				return recipe{}, err
+			}
+			r.steps = append(r.steps, file(f))
 		}
-		f, err := read()
-		if err != nil {
-			return recipe{}, err
-		}
-		r.steps = append(r.steps, f)
 		for _, seed := range seeds {
 			if seed.After == p {
-				r.steps = append(r.steps, schema.File{Path: seed.Name, Origin: "seed " + seed.Name, SQL: seed.SQL})
+				r.steps = append(r.steps, file{Path: seed.Name, Origin: "seed " + seed.Name, SQL: seed.SQL})
 			}
 		}
 	}
@@ -65,8 +92,8 @@ func recipeFor(phase schema.Phase, seeds []Seed) (recipe, error) {
 // template names the template by all that goes into it.
 func (r recipe) template() string {
 	sum := sha256.New()
-	for _, f := range r.steps {
-		fmt.Fprintf(sum, "%s %d\n%s", f.Path, len(f.SQL), f.SQL)
+	for _, step := range r.steps {
+		fmt.Fprint(sum, step.identity())
 	}
 	return templatePrefix + hex.EncodeToString(sum.Sum(nil))[:16]
 }
@@ -186,7 +213,7 @@ func (s *Server) template(ctx context.Context, r recipe) (name string, err error
 	if err := s.clone(ctx, name, before); err != nil {
 		return "", err
 	}
-	err = s.build(ctx, name, r.steps[len(r.steps)-1])
+	err = r.steps[len(r.steps)-1].run(ctx, s, name)
 	if err == nil {
 		_, err = s.keep(ctx, name, templateLife)
 	}
@@ -200,19 +227,19 @@ func (s *Server) template(ctx context.Context, r recipe) (name string, err error
 	return name, nil
 }
 
-// build runs a step in a database, as its owner.
-func (s *Server) build(ctx context.Context, database string, step schema.File) error {
-	cfg, err := pgx.ParseConfig(s.url(database, OwnerRole))
+// connected runs f with a session in a database, as one of the roles of this package or,
+// for "", the superuser.
+func (s *Server) connected(ctx context.Context, database, role string, f func(*pgx.Conn) error) error {
+	cfg, err := pgx.ParseConfig(s.url(database, role))
 	if err != nil {
 		return err
 	}
 	conn, err := script.Connect(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("connect to %s as %s: %w", database, OwnerRole, err)
+		return fmt.Errorf("connect to %s as %s: %w", database, cfg.User, err)
 	}
 	defer conn.Close(ctx)
-	_, err = script.Run(ctx, conn, step)
-	return err
+	return f(conn)
 }
 
 // How long a database is kept beyond its use.

@@ -80,6 +80,25 @@ func (s *Server) New(t testing.TB, phase schema.Phase, seeds ...Seed) *DB {
 	return db.forTest(t, err)
 }
 
+// Origin is what a database is before phase 1, in place of the baseline.
+type Origin struct {
+	Name     string // for error messages
+	Identity string // of all that it is made from: databases of one identity are alike
+	// Build fills an empty database. What the phases are to own must be [OwnerRole]'s when it ends.
+	Build func(ctx context.Context, superuser *pgx.Conn) error
+}
+
+// NewFrom is [New] with another origin than the baseline.
+func NewFrom(t testing.TB, origin Origin, phase schema.Phase) *DB {
+	t.Helper()
+	s, err := shared()
+	require.NoError(t, err)
+	recipe, err := recipeFor(&origin, phase, nil)
+	require.NoError(t, err)
+	db, err := s.create(t.Context(), recipe)
+	return db.forTest(t, err)
+}
+
 // Empty returns a database with nothing in it.
 func Empty(t testing.TB) *DB {
 	t.Helper()
@@ -116,7 +135,7 @@ func Create(ctx context.Context, phase schema.Phase, seeds ...Seed) (*DB, error)
 
 // Create is [Create] on this server.
 func (s *Server) Create(ctx context.Context, phase schema.Phase, seeds ...Seed) (*DB, error) {
-	recipe, err := recipeFor(phase, seeds)
+	recipe, err := recipeFor(nil, phase, seeds)
 	if err != nil {
 		return nil, err
 	}
