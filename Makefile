@@ -16,12 +16,17 @@ ARGS ?=
 # go test runs each package in its own folder: a relative path would mean another one there.
 # Nor would make export one that it was given as an argument, once that is overridden.
 absolute = $(if $($(1)),$(eval export override $(1) := $(abspath $($(1)))))
-$(foreach variable,SCHEMA_DIR TEST_POSTGRES_BIN,$(call absolute,$(variable)))
+$(foreach variable,SCHEMA_DIR TEST_POSTGRES_BIN BASELINE_DUMP BASELINE_PREPARE,$(call absolute,$(variable)))
 
 # Who asks; make itself has a variable of this name, for an assembler.
 AS :=
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What the tests have to say of BASELINE_DUMP, whether they pass or fail. It may be large: they have the time it takes.
+dump_report := build/report/dump.txt
+$(if $(BASELINE_DUMP),$(eval override ARGS := -timeout=24h $(ARGS)))
+report_of_dump = $(if $(BASELINE_DUMP),rm -f $(dump_report); trap 'if [ -e $(dump_report) ]; then cat $(dump_report); fi' EXIT;)
 
 # -count=1: what a database answers is not part of the key of Go's test cache.
 # A test that was skipped, or a run without a test, proves nothing: both fail.
@@ -34,12 +39,12 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: test
-test: ## run the tests; finds or installs a PostgreSQL server (MAJOR=18, PKG=./rls_test/..., RUN=, ARGS=)
-	@MAJOR='$(MAJOR)' .ci/with-postgres $(gotest)
+test: ## run the tests; finds or installs a PostgreSQL server (MAJOR=18, PKG=./rls_test/..., RUN=, ARGS=, BASELINE_DUMP=)
+	@$(report_of_dump) MAJOR='$(MAJOR)' .ci/with-postgres $(gotest)
 
 .PHONY: test-container
-test-container: ## run the tests on PostgreSQL in a container (PKG=, RUN=, ARGS=)
-	@.ci/with-container $(gotest)
+test-container: ## run the tests on PostgreSQL in a container (PKG=, RUN=, ARGS=, BASELINE_DUMP=)
+	@$(report_of_dump) .ci/with-container $(gotest)
 
 .PHONY: faults
 faults: ## interrupt every migration and every rollback at 200 random moments, and between any two statements (KILLS=200 RUN=)
