@@ -149,7 +149,9 @@ func testMovedRows(t *testing.T) {
 		select 'Document ' || n, '` + fixtures.Novartis.ID + `', repeat('x', 1850)
 		from generate_series(1, 9000) as n;`})...)
 	const unfilled = `from public.knowledge_documents where owner_organization_id is null`
-	first := func() int { return query[int](t, db, `select coalesce(min((ctid::text::point)[0]::integer), 0) `+unfilled)[0] }
+	first := func() int {
+		return query[int](t, db, `select coalesce(min((ctid::text::point)[0]::integer), 0) `+unfilled)[0]
+	}
 
 	// A row that is locked would keep the rows that die meanwhile from being cleared away.
 	phasetest.Exec(t, db, `create function public.wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(9000); return new; end $$`)
