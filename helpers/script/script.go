@@ -112,8 +112,8 @@ func Connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 
 // Runner is how a file is run. The zero value runs it as [Run] does.
 type Runner struct {
-	// Patience is for how long, in all, a transaction is run again that could not get a lock, or was chosen to end a deadlock:
-	// from the statement that began it, after pauses that grow. So is a statement that is a transaction by itself. A procedure,
+	// Patience is for how long, since its first attempt, a transaction is run again that could not get a lock, or was chosen to
+	// end a deadlock: from the statement that began it, after pauses that grow. So is a statement that is a transaction by itself. A procedure,
 	// a block or what runs CONCURRENTLY is not: part of it may be done. 0 is not at all.
 	Patience time.Duration
 	// Watch looks on from a second connection, as the same role: at locks, at who blocks, at progress.
@@ -183,10 +183,10 @@ type run struct {
 	reporting sync.Mutex
 
 	// Of the current transaction:
-	kept     int  // how many steps were there before it
-	partial  bool // a part of it is committed already: COMMIT AND CHAIN
-	attempts int  // how often it was refused a lock
-	pauses   *backoff.ExponentialBackOff
+	kept     int                         // how many steps were there before it
+	partial  bool                        // a part of it is committed already: COMMIT AND CHAIN
+	attempts int                         // how often it was refused a lock
+	pauses   *backoff.ExponentialBackOff // since its first attempt
 }
 
 func (r *run) report(e Event) {
@@ -247,6 +247,10 @@ func (r *run) send(ctx context.Context, s Statement) (*pgconn.Result, error) {
 func (r *run) sendOnce(ctx context.Context, s Statement) (*pgconn.Result, error) {
 	if r.conn.TxStatus() == 'I' {
 		r.kept, r.partial = len(r.log.Steps), false
+		if r.pauses == nil {
+			r.pauses = backoff.NewExponentialBackOff(backoff.WithInitialInterval(firstPause),
+				backoff.WithMaxInterval(longestPause), backoff.WithMaxElapsedTime(r.Patience))
+		}
 	}
 	step := Step{Line: s.Line, SQL: s.SQL}
 	r.conn.CustomData()[noticesKey] = func(notice string) {
@@ -298,10 +302,6 @@ func (r *run) refused(step Step, ended time.Time, err error) {
 func (r *run) again(ctx context.Context, err error) bool {
 	if r.Patience == 0 || r.partial || !wantsLock(err) {
 		return false
-	}
-	if r.pauses == nil {
-		r.pauses = backoff.NewExponentialBackOff(backoff.WithInitialInterval(firstPause),
-			backoff.WithMaxInterval(longestPause), backoff.WithMaxElapsedTime(r.Patience))
 	}
 	pause := r.pauses.NextBackOff()
 	if pause == backoff.Stop {

@@ -18,10 +18,12 @@ const (
 	restTimes = 4
 )
 
-// A wait that has lasted longer than this is reported, with who is in the way; and then every while.
+// A wait that has lasted longer than this is reported, with who is in the way; and then every while. The phases themselves
+// wait for a tenth of a second at a time.
 const (
-	waitingLong  = 100 * time.Millisecond
+	waitingLong  = 50 * time.Millisecond
 	waitingAgain = 10 * time.Second
+	askAgain     = 100 * time.Millisecond // at the earliest
 )
 
 // Waiting is a wait for a lock that has lasted for some time.
@@ -256,7 +258,7 @@ func (w *watch) look() {
 	}
 	w.resolution = max(w.resolution, now.Sub(w.last))
 	w.last = start
-	if waits && now.Sub(w.asked) > waitingLong {
+	if waits && now.Sub(w.asked) > askAgain {
 		w.ask()
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,15 +127,28 @@ func TestTrouble(t *testing.T) {
 		t.Parallel()
 		db, folder := pgtest.New(t, schema.Legacy), t.TempDir()
 		other := hold(t, db, "lock table public.agents in access share mode")
+		wait := start(t, command(t, db.URL(pgtest.OwnerRole), folder, "-phase", "phase1"))
+		until(t, folder, "  waits since ")
+		other.release(t)
+		require.NoError(t, wait())
+		_, text := log(t, folder)
+		require.Regexp(t, fmt.Sprintf(`waits since \S+ for AccessExclusiveLock on public\.agents\n\s+behind pid %d, user tenancy_owner, application "other", idle in transaction since `,
+			other.conn.PgConn().PID()), text)
+		require.Regexp(t, `verified: all 3 queries hold\n$`, text)
+	})
+	t.Run("what was refused a lock is run again", func(t *testing.T) {
+		t.Parallel()
+		db, folder := pgtest.New(t, schema.Legacy), t.TempDir()
+		other := hold(t, db, "lock table public.agents in access share mode")
 		cmd := command(t, db.URL(pgtest.OwnerRole), folder, "-phase", "phase1")
+		cmd.Env = append(cmd.Env, schema.DirVariable+"="+impatient(t))
 		wait := start(t, cmd)
 		until(t, folder, "  REFUSED after ")
 		other.release(t)
 		require.NoError(t, wait())
 		_, text := log(t, folder)
-		behind := fmt.Sprintf("behind pid %d, user tenancy_owner, application \"other\", idle in transaction since ", other.conn.PgConn().PID())
-		require.Regexp(t, `waits since \S+ for AccessExclusiveLock on public\.agents\n\s+`+regexp.QuoteMeta(behind), text)
 		require.Contains(t, text, "canceling statement due to lock timeout (SQLSTATE 55P03)")
+		require.Contains(t, text, fmt.Sprintf("  behind pid %d, ", other.conn.PgConn().PID()))
 		require.Contains(t, text, "nothing of it was kept; once more from line ")
 		require.Regexp(t, `verified: all 3 queries hold\n$`, text)
 	})
@@ -145,10 +157,12 @@ func TestTrouble(t *testing.T) {
 		db, folder := pgtest.New(t, schema.Legacy), t.TempDir()
 		before := phasetest.Catalog(t, db)
 		other := hold(t, db, "lock table public.agents in access share mode")
-		out, err := command(t, db.URL(pgtest.OwnerRole), folder, "-phase", "phase1", "-patience", "1s").CombinedOutput()
+		cmd := command(t, db.URL(pgtest.OwnerRole), folder, "-phase", "phase1", "-patience", "1s")
+		cmd.Env = append(cmd.Env, schema.DirVariable+"="+impatient(t))
+		out, err := cmd.CombinedOutput()
 		require.Equal(t, 1, exitCode(t, err), "%s", out)
 		_, text := log(t, folder)
-		require.Regexp(t, `FAILED: the migration of phase1, after \S+\n +schema/migrations/20251126_001\S+:\d+: canceling statement due to lock timeout`, text)
+		require.Regexp(t, `FAILED: the migration of phase1, after \S+\n +\S+/migrations/20251126_001\S+:\d+: canceling statement due to lock timeout`, text)
 		require.Contains(t, text, fmt.Sprintf("(select pg_terminate_backend(%d)), then run this again.", other.conn.PgConn().PID()))
 		require.Contains(t, text, "running this again does the rest")
 		require.Equal(t, before, phasetest.Catalog(t, db))
@@ -240,6 +254,19 @@ func TestWrongInput(t *testing.T) {
 		s.Number = 150000
 		require.NoError(t, s.check())
 	})
+}
+
+// impatient is a folder with a phase 1 that does not wait for the tables by itself, but is refused.
+func impatient(t *testing.T) string {
+	t.Helper()
+	const patient = "call tenancy.lock_tables();"
+	f, err := schema.Migration(schema.Phase1)
+	require.NoError(t, err)
+	require.Contains(t, f.SQL, patient)
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, f.Path),
+		strings.Replace(f.SQL, patient, "set local lock_timeout = '300ms';\nlock table public.agents in access exclusive mode;", 1))
+	return folder
 }
 
 // secret is a password that no text may have.
