@@ -46,7 +46,7 @@ func TestLiveFailures(t *testing.T) {
 		"a column that is gone":  {`alter table public.agents rename column display_name to title`, `renames an agent: ERROR: column "display_name" of relation "agents" does not exist (SQLSTATE 42703)`},
 		"a privilege that is":    {`revoke insert on public.messages from authenticated`, `writes a message: ERROR: permission denied for table messages (SQLSTATE 42501)`},
 		"a row that is hidden":   {`drop policy tmp_team_access on public.agents`, `renames an agent: met no row`},
-		"a constraint too many":  {`alter table public.use_cases add check (code is null) not valid`, `inserts a use case or updates it: ERROR: new row for relation "use_cases" violates check constraint "use_cases_code_check" (SQLSTATE 23514)`},
+		"a constraint too many":  {`alter table public.messages add check (role is null) not valid`, `writes a message: ERROR: new row for relation "messages" violates check constraint "messages_role_check" (SQLSTATE 23514)`},
 		"a table that is locked": {``, ``},
 	} {
 		t.Run(name, func(t *testing.T) {
