@@ -161,8 +161,7 @@ func testMovedRows(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, writer.QueryRow(t.Context(), `select count(*), count(*) filter (where (ctid::text::point)[0] between 2048 and 4095)`+unfilled).Scan(&rows, &there))
-	require.Positive(t, rows)
-	require.Zero(t, there, "of rows that the backfill has not filled, none is where it is")
+	require.Greater(t, rows-there, 100, "the backfill has not filled them, and is elsewhere")
 	_, err = writer.Exec(t.Context(), `commit`)
 	require.NoError(t, err)
 	require.NoError(t, <-done)

@@ -167,11 +167,11 @@ create or replace function tenancy.find_owner(p_owner uuid, p_tenant uuid, p_per
 language plpgsql stable
 as $$
 declare
-    named uuid[] := array(
+    named constant uuid[] := case when p_owner is null and p_tenant is null then '{}' else array(
         select distinct o.id
         from unnest(array[p_owner, p_tenant]) as name (id)
         join public.organizations o on o.id = coalesce(tenancy.moved_to(name.id), name.id)
-    );
+    ) end;
 begin
     return case cardinality(named)
         when 1 then named[1]
@@ -613,9 +613,13 @@ declare
         where a.attrelid = relation and a.attname = 'tenant_id' and not a.attisdropped
     );
     scope constant text := case when has_scope then 'r.sharing_scope' else 'null::public.sharing_scope_type' end;
-    -- What an organization o shares under a scope, without the call where that is its own id.
-    audience constant text :=
-        '(case %1$s when ''organization'' then o.id else authz.audience_key(%1$s, o.id, o.tenant_organization_id) end)';
+    -- What an organization o shares under a scope. A call with a constant costs nothing: the server puts in its place
+    -- what the function says.
+    audience constant text := (
+        select 'case %1$s ' || string_agg(
+            format('when %1$L then authz.audience_key(%1$L, o.id, o.tenant_organization_id)', s.scope), ' ') || ' end'
+        from unnest(enum_range(null::public.sharing_scope_type)) as s (scope)
+    );
     -- A row without a scope may name two owners and look complete, if the column was there before phase 1, whose trigger
     -- keeps the two in step. What is in quarantine has been looked at.
     contradictory constant text := case
@@ -632,9 +636,11 @@ declare
             ' and o.tenant_organization_id is not distinct from r.owner_tenant_id and r.audience_key = '
             || format(audience, 'r.sharing_scope') end,
         contradictory);
-    -- The usual row has nothing yet, and names an organization that exists. The platform has no tenant to share with.
-    usual constant text := concat(
-        'o.id = r.tenant_id and r.owner_organization_id is null',
+    -- The usual row has nothing yet, and names an organization that exists. The platform has no tenant to share with. That
+    -- o has an id is no question: with it, the columns are looked at once rows are joined, and not in every row that is
+    -- read to find a stripe.
+    usual constant text := format(
+        'o.id = r.tenant_id and (r.owner_organization_id is null%s or o.id is null)',
         case when has_scope then ' and r.sharing_scope is null and r.audience_key is null' end);
     usual_scope constant text :=
         '(case when o.organization_type = ''platform'' and tenancy.legacy_scope(r) = ''tenant''
@@ -702,8 +708,10 @@ begin
             for stripe in 0 .. stripes - 1 loop
                 -- Nobody knows how many rows are where: the server would guess one, and look through the organizations
                 -- for each of thousands.
+                -- What a crash takes back of the last moment, the next run does again.
                 call tenancy.patiently(format(
                     'set local enable_nestloop = off;
+                     set local synchronous_commit = off;
                      with changed as (
                          update %s r set %s from public.organizations o
                          where %s and %s and get_byte(tidsend(r.ctid), 5) %% %s = %s ',
