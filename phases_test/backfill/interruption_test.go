@@ -168,6 +168,29 @@ func testMovedRows(t *testing.T) {
 	require.Equal(t, []int{0}, query[int](t, db, `select count(*)`+unfilled))
 }
 
+// A vacuum has its table for as long as it takes. To wait for it in the queue, even for
+// a moment at a time, would stop everybody who comes after, all that time.
+func testBehindVacuum(t *testing.T) {
+	t.Parallel()
+	migration, err := schema.Migration(schema.Phase2)
+	require.NoError(t, err)
+	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+	vacuum, _, done := meet(t, db, migration, `lock table public.workflows in share update exclusive mode`)
+	queued := 0
+	const looks = 150
+	for range looks {
+		if query[bool](t, db, `select exists (select from pg_locks where relation = 'public.workflows'::regclass and not granted)`)[0] {
+			queued++
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	require.Less(t, queued, looks/3, "it waits for the vacuum beside the queue, and not in it")
+	require.Empty(t, done, "it waits all the time")
+	_, err = vacuum.Exec(t.Context(), `commit`)
+	require.NoError(t, err)
+	require.NoError(t, <-done, "it goes on once the vacuum is over")
+}
+
 // kill runs a file as far as a row that somebody has locked, and ends its session there.
 func kill(t *testing.T, db *pgtest.DB, f schema.File, lock string) {
 	t.Helper()

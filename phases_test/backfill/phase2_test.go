@@ -39,6 +39,7 @@ func TestPhase2(t *testing.T) {
 	t.Run("Killed", testKilled)
 	t.Run("Writers meanwhile", testWriters)
 	t.Run("Rows that move", testMovedRows)
+	t.Run("Behind a vacuum", testBehindVacuum)
 	t.Run("Refusals", testRefusals)
 }
 

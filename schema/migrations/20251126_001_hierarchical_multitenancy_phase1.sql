@@ -81,6 +81,23 @@ values
     ('audit_logs', 'evidence')
 on conflict do nothing;
 
+-- Whether somebody has a table for longer than a moment: a vacuum, an index build, another migration. To queue behind it
+-- would make everybody wait who comes after, again and again.
+create or replace function tenancy.tables_in_use() returns boolean
+language sql
+begin atomic
+    select exists (
+        select
+        from tenancy.classified_table t
+        join pg_catalog.pg_locks l on l.relation = to_regclass('public.' || t.table_name)
+        join pg_catalog.pg_database d on d.oid = l.database
+        where d.datname = current_database()
+          and l.granted
+          and l.pid <> pg_backend_pid()
+          and l.mode in ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    );
+end;
+
 -- Takes every table at once, for a transaction that changes several: who took them one after another would keep callers of
 -- the first waiting for those of the last, and die with them in a deadlock. Whoever queues behind it waits for a tenth of
 -- a second at most; then it lets go of everything, steps aside and tries again, for about five minutes. The tables that
@@ -95,6 +112,10 @@ declare
 begin
     loop
         attempt := attempt + 1;
+        for tenth in 1..100 loop
+            exit when not tenancy.tables_in_use();
+            perform pg_catalog.pg_sleep(0.1);
+        end loop;
         deadline := clock_timestamp() + interval '100 ms';
         begin
             for target in
@@ -165,7 +186,7 @@ create table if not exists tenancy.completed_phase (
 
 -- Runs statements of a later phase in a transaction of their own. Whoever queues behind them waits as long as they do:
 -- so they wait for a lock a moment only (and less than the server takes to look for a deadlock, which is therefore
--- always resolved at the migration's cost), then step aside and try again, for about five minutes.
+-- always resolved at the migration's cost), then step aside and try again, for about five minutes, or longer behind a vacuum.
 create or replace procedure tenancy.patiently(p_statements text)
 language plpgsql
 as $$
@@ -186,6 +207,11 @@ begin
         end;
         rollback;
         perform pg_catalog.pg_sleep(least(0.05 * attempt, 1));
+        for tenth in 1..100 loop
+            rollback;
+            exit when not tenancy.tables_in_use();
+            perform pg_catalog.pg_sleep(0.1);
+        end loop;
     end loop;
     commit;
 end
