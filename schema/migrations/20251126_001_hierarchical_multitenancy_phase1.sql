@@ -196,7 +196,7 @@ begin
     loop
         attempt := attempt + 1;
         begin
-            perform pg_catalog.set_config('lock_timeout', '200ms', true);
+            perform pg_catalog.set_config('lock_timeout', '100ms', true);
             perform pg_catalog.set_config('tenancy.backfill', 'on', true);
             execute p_statements;
             exit;

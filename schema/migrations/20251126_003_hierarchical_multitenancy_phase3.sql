@@ -1,7 +1,7 @@
 -- What:  phase 3, constraints. Makes what phase 2 filled binding, and brings the indexes, functions and statistics.
 -- Needs: phase 2, run by the owner of the tables, outside a transaction (psql -f). Undo: the phase 3 rollback.
 -- Locks: SHARE UPDATE EXCLUSIVE where rows are read, a stronger one only for an instant, never waited for longer than
---        200 ms at a time. Killed at any point and run again, it does the rest.
+--        100 ms at a time. Killed at any point and run again, it does the rest.
 
 \set ON_ERROR_STOP on
 

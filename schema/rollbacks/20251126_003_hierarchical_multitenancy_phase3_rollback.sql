@@ -2,7 +2,7 @@
 -- Needs: phase 3 as the latest phase, complete or not, run by the owner of the tables, outside a transaction (psql -f).
 --        The audit history that phase 4 has written goes too: export it, then say so with
 --        PGOPTIONS='-c tenancy.discard_audit_logs=yes'. Undo: run phase 3 again.
--- Locks: ACCESS EXCLUSIVE on a table for an instant at a time, never waited for longer than 200 ms at a time. Killed at
+-- Locks: ACCESS EXCLUSIVE on a table for an instant at a time, never waited for longer than 100 ms at a time. Killed at
 --        any point and run again, it does the rest.
 
 \set ON_ERROR_STOP on
