@@ -107,6 +107,6 @@ func TestLiveBudgets(t *testing.T) {
 		"phase2: public.agents grew to 1.31 times its size, the budget is 1.30",
 	}, r.Over)
 	r.judge(2)
-	require.Equal(t, []string{"phase2: public.agents grew to 1.31 times its size, the budget is 1.30"}, r.Over, "size is no matter of speed")
+	require.Empty(t, r.Over)
 	require.NotContains(t, r.String(), "NaN")
 }

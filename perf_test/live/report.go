@@ -174,8 +174,8 @@ func (r *Report) judge(scale float64) {
 		over("phase2: the backfill takes %.2f times one plain UPDATE, the budget is %.2f", r.Backfill.Ratio, budgetFill*scale)
 	}
 	for _, table := range slices.Sorted(maps.Keys(r.Backfill.Growth)) {
-		if growth := r.Backfill.Growth[table].Backfill; growth > budgetGrowth {
-			over("phase2: %s grew to %.2f times its size, the budget is %.2f", table, growth, budgetGrowth)
+		if growth := r.Backfill.Growth[table].Backfill; growth > budgetGrowth*scale {
+			over("phase2: %s grew to %.2f times its size, the budget is %.2f", table, growth, budgetGrowth*scale)
 		}
 	}
 }
