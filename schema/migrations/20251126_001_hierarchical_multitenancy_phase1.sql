@@ -100,8 +100,8 @@ end;
 
 -- Takes every table at once, for a transaction that changes several: who took them one after another would keep callers of
 -- the first waiting for those of the last, and die with them in a deadlock. Whoever queues behind it waits for a tenth of
--- a second at most; then it lets go of everything, steps aside and tries again, for about five minutes. The tables that
--- others refer to come last, as they do in the application's own transactions.
+-- a second at most; then it lets go of everything, steps aside and tries again, for about five minutes, or longer behind a
+-- vacuum. The tables that others refer to come last, as they do in the application's own transactions.
 create or replace procedure tenancy.lock_tables()
 language plpgsql
 as $$

@@ -1,8 +1,9 @@
 -- What:  takes phase 4 back: the policies, privileges and triggers of phase 3 return as they were. The audit history stays.
 -- Needs: phase 4, run by the owner of the tables and of the database. Undo: run phase 4 again.
 -- Locks: ACCESS EXCLUSIVE on all tables for an instant, once nobody uses them (tenancy.lock_tables in phase 1), and for
---        as long as the unique indexes on the codes of use_cases and capabilities take. All or nothing, in one transaction. From then on
---        the database is as open as it was: to the old policies a row that was softly deleted is a row like any other.
+--        as long as the unique indexes on the codes of use_cases and capabilities take. All or nothing, in one transaction.
+--        From then on the database is as open as it was: to the old policies a row that was softly deleted is a row like
+--        any other.
 
 \set ON_ERROR_STOP on
 
