@@ -59,14 +59,13 @@ func run(ctx context.Context, c config, db *pgtest.DB) (*Report, error) {
 	if err := l.connect(ctx, db); err != nil {
 		return nil, err
 	}
-	up, down := schema.Migration, schema.Rollback
 	for _, stage := range []struct {
 		application application
 		files       []file
 	}{
-		{oldApplication, []file{{up, schema.Phase1}, {up, schema.Phase2}, {up, schema.Phase3}}},
-		{newApplication, []file{{up, schema.Phase4}, {down, schema.Phase4}}},
-		{oldApplication, []file{{down, schema.Phase3}, {down, schema.Phase2}, {down, schema.Phase1}}},
+		{oldApplication, []file{migration(schema.Phase1), migration(schema.Phase2), migration(schema.Phase3)}},
+		{newApplication, []file{migration(schema.Phase4), rollback(schema.Phase4)}},
+		{oldApplication, []file{rollback(schema.Phase3), rollback(schema.Phase2), rollback(schema.Phase1)}},
 	} {
 		if err := l.stage(ctx, stage.application, stage.files); err != nil {
 			return l.report, err
@@ -77,9 +76,13 @@ func run(ctx context.Context, c config, db *pgtest.DB) (*Report, error) {
 
 // file is a phase's migration or rollback.
 type file struct {
+	name  string // of its step
 	read  func(schema.Phase) (schema.File, error)
 	phase schema.Phase
 }
+
+func migration(p schema.Phase) file { return file{p.String(), schema.Migration, p} }
+func rollback(p schema.Phase) file  { return file{"rollback of " + p.String(), schema.Rollback, p} }
 
 // stage is the time in which one generation of the application runs.
 func (l *live) stage(ctx context.Context, a application, files []file) (err error) {
@@ -104,17 +107,9 @@ func (l *live) stage(ctx context.Context, a application, files []file) (err erro
 		return err
 	}
 	for _, f := range files {
-		sql, err := f.read(f.phase)
-		if err != nil {
-			return err
-		}
-		name := f.phase.String()
-		if sql.Path[0] == 'r' {
-			name = "rollback of " + name
-		}
 		var log *script.Log
-		step, err := l.step(ctx, name, a, func() (err error) {
-			log, err = l.migrate(ctx, sql)
+		step, err := l.step(ctx, f.name, a, func() (err error) {
+			log, err = l.migrate(ctx, f)
 			return err
 		})
 		if err != nil {
@@ -136,7 +131,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // migrate runs a file as the owner, as an operator would.
-func (l *live) migrate(ctx context.Context, f schema.File) (*script.Log, error) {
+func (l *live) migrate(ctx context.Context, f file) (*script.Log, error) {
+	sql, err := f.read(f.phase)
+	if err != nil {
+		return nil, err
+	}
 	cfg, err := pgx.ParseConfig(l.db.URL(pgtest.OwnerRole))
 	if err != nil {
 		return nil, err
@@ -153,13 +152,13 @@ func (l *live) migrate(ctx context.Context, f schema.File) (*script.Log, error) 
 			text := fmt.Sprint(progress)
 			l.progress.Store(&text)
 		}
-	}}.Run(ctx, conn, f)
+	}}.Run(ctx, conn, sql)
 }
 
 // step measures what happens to the requests while something is done.
 func (l *live) step(ctx context.Context, name string, a application, do func() error) (*Step, error) {
 	s := &Step{Name: name, Application: a.Name}
-	before, err := l.wal(ctx)
+	before, err := wal(ctx, l.db)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +185,7 @@ func (l *live) step(ctx context.Context, name string, a application, do func() e
 		return nil, err
 	}
 	s.measure(l.since())
-	after, err := l.wal(ctx)
+	after, err := wal(ctx, l.db)
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +202,6 @@ func (l *live) step(ctx context.Context, name string, a application, do func() e
 	l.report.Steps = append(l.report.Steps, s)
 	return s, nil
 }
-
-func (l *live) wal(ctx context.Context) (position int64, err error) { return wal(ctx, l.db) }
 
 // wal is how much the server has logged so far.
 func wal(ctx context.Context, db *pgtest.DB) (position int64, err error) {
@@ -239,52 +236,20 @@ var plain = []struct{ table, set string }{
 	{"conversations", `owner_organization_id = tenant_id`},
 }
 
-// compareBackfill measures phase 2 and the plain UPDATEs, each on a copy of its own.
-func compareBackfill(ctx context.Context, c config, create func() (*pgtest.DB, error)) (f *Backfill, err error) {
-	f = &Backfill{WAL: map[string]int64{}, Growth: map[string]Ratio{}}
-	fill := func(name string, work func(*pgtest.DB) (float64, error)) (before, after map[string]Sizes, seconds float64, err error) {
-		var db *pgtest.DB
-		if db, err = create(); err != nil {
-			return nil, nil, 0, err
-		}
-		defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
-		l := &live{config: c, db: db}
-		phase1, err := schema.Migration(schema.Phase1)
-		if err != nil {
-			return nil, nil, 0, err
-		}
-		if _, err = l.migrate(ctx, phase1); err != nil {
-			return nil, nil, 0, err
-		}
-		// What the one writes must not be the other's to wait for.
-		if _, err = db.Superuser.Exec(ctx, "checkpoint"); err != nil {
-			return nil, nil, 0, err
-		}
-		if before, err = sizes(ctx, db); err != nil {
-			return nil, nil, 0, err
-		}
-		start, err := wal(ctx, db)
-		if err != nil {
-			return nil, nil, 0, err
-		}
-		c.Say("without traffic: " + name)
-		if seconds, err = work(db); err != nil {
-			return nil, nil, 0, err
-		}
-		end, err := wal(ctx, db)
-		if err != nil {
-			return nil, nil, 0, err
-		}
-		f.WAL[name] = end - start
-		after, err = sizes(ctx, db)
-		return before, after, seconds, err
-	}
+// filling is what it took to fill the tables of [plain].
+type filling struct {
+	seconds float64
+	wal     int64
+	growth  map[string]float64 // by table, its size after by its size before
+}
 
-	before, after, seconds, err := fill("plain", func(db *pgtest.DB) (seconds float64, err error) {
+// compareBackfill measures phase 2 and the plain UPDATEs, each on a copy of its own.
+func compareBackfill(ctx context.Context, c config, create func() (*pgtest.DB, error)) (*Backfill, error) {
+	updated, err := fill(ctx, c, "plain", create, func(l *live) (seconds float64, err error) {
 		for _, p := range plain {
 			start := time.Now()
 			// Without the work of the triggers, as the backfill.
-			_, err := db.Owner.Exec(ctx, "begin; set local tenancy.backfill = 'on'; update public."+p.table+" set "+p.set+"; commit")
+			_, err := l.db.Owner.Exec(ctx, "begin; set local tenancy.backfill = 'on'; update public."+p.table+" set "+p.set+"; commit")
 			if err != nil {
 				return 0, err
 			}
@@ -295,34 +260,67 @@ func compareBackfill(ctx context.Context, c config, create func() (*pgtest.DB, e
 	if err != nil {
 		return nil, err
 	}
-	f.Plain = seconds
-	for _, p := range plain {
-		table := "public." + p.table
-		f.Growth[table] = Ratio{Plain: float64(after[table].Table) / float64(before[table].Table)}
-	}
-	before, after, seconds, err = fill("backfill", func(db *pgtest.DB) (seconds float64, err error) {
-		phase2, err := schema.Migration(schema.Phase2)
-		if err != nil {
+	var rows int64
+	filled, err := fill(ctx, c, "backfill", create, func(l *live) (seconds float64, err error) {
+		if _, err := l.migrate(ctx, migration(schema.Phase2)); err != nil {
 			return 0, err
 		}
-		if _, err := (&live{config: c, db: db}).migrate(ctx, phase2); err != nil {
-			return 0, err
-		}
-		err = db.Owner.QueryRow(ctx, `
+		err = l.db.Owner.QueryRow(ctx, `
 			select sum(extract(epoch from finished_at - started_at))::float8, sum(rows_changed)::bigint
-			from tenancy.backfill_progress`).Scan(&seconds, &f.Rows)
+			from tenancy.backfill_progress`).Scan(&seconds, &rows)
 		return seconds, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	f.Seconds = seconds
-	f.Ratio = f.Seconds / f.Plain
+	b := &Backfill{
+		Rows: rows, Seconds: filled.seconds, Plain: updated.seconds, Ratio: filled.seconds / updated.seconds,
+		WAL: map[string]int64{"backfill": filled.wal, "plain": updated.wal}, Growth: map[string]Ratio{},
+	}
+	for table := range filled.growth {
+		b.Growth[table] = Ratio{Backfill: filled.growth[table], Plain: updated.growth[table]}
+	}
+	return b, nil
+}
+
+// fill measures work on a legacy database after phase 1; work says how long it took.
+func fill(ctx context.Context, c config, name string, create func() (*pgtest.DB, error), work func(*live) (float64, error)) (f filling, err error) {
+	l := &live{config: c}
+	if l.db, err = create(); err != nil {
+		return filling{}, err
+	}
+	defer func() { err = errors.Join(err, l.db.Close(context.WithoutCancel(ctx))) }()
+	if _, err := l.migrate(ctx, migration(schema.Phase1)); err != nil {
+		return filling{}, err
+	}
+	// What the one writes must not be the other's to wait for.
+	if _, err := l.db.Superuser.Exec(ctx, "checkpoint"); err != nil {
+		return filling{}, err
+	}
+	before, err := sizes(ctx, l.db)
+	if err != nil {
+		return filling{}, err
+	}
+	start, err := wal(ctx, l.db)
+	if err != nil {
+		return filling{}, err
+	}
+	c.Say("without traffic: " + name)
+	if f.seconds, err = work(l); err != nil {
+		return filling{}, err
+	}
+	end, err := wal(ctx, l.db)
+	if err != nil {
+		return filling{}, err
+	}
+	after, err := sizes(ctx, l.db)
+	if err != nil {
+		return filling{}, err
+	}
+	f.wal, f.growth = end-start, map[string]float64{}
 	for _, p := range plain {
 		table := "public." + p.table
-		growth := f.Growth[table]
-		growth.Backfill = float64(after[table].Table) / float64(before[table].Table)
-		f.Growth[table] = growth
+		f.growth[table] = float64(after[table].Table) / float64(before[table].Table)
 	}
 	return f, nil
 }

@@ -43,47 +43,53 @@ func TestLive(t *testing.T) {
 func TestLiveFailures(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ breaks, want string }{
-		"a column that is gone":  {`alter table public.agents rename column display_name to title`, `renames an agent: ERROR: column "display_name" of relation "agents" does not exist (SQLSTATE 42703)`},
-		"a privilege that is":    {`revoke insert on public.messages from authenticated`, `writes a message: ERROR: permission denied for table messages (SQLSTATE 42501)`},
-		"a row that is hidden":   {`drop policy tmp_team_access on public.agents`, `renames an agent: met no row`},
-		"a constraint too many":  {`alter table public.messages add check (role is null) not valid`, `writes a message: ERROR: new row for relation "messages" violates check constraint "messages_role_check" (SQLSTATE 23514)`},
-		"a table that is locked": {``, ``},
+		"a column that is gone": {`alter table public.agents rename column display_name to title`, `renames an agent: ERROR: column "display_name" of relation "agents" does not exist (SQLSTATE 42703)`},
+		"a privilege that is":   {`revoke insert on public.messages from authenticated`, `writes a message: ERROR: permission denied for table messages (SQLSTATE 42501)`},
+		"a row that is hidden":  {`drop policy tmp_team_access on public.agents`, `renames an agent: met no row`},
+		"a constraint too many": {`alter table public.messages add check (role is null) not valid`, `writes a message: ERROR: new row for relation "messages" violates check constraint "messages_role_check" (SQLSTATE 23514)`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := small()
-			db := pgtest.New(t, schema.Legacy, c.seeds()...)
-			l := &live{config: c, db: db, report: &Report{}}
-			l.workload = workload{population: &population{rows: c.Rows, organizations: c.Organizations}, rate: c.Rate}
-			t.Cleanup(l.workload.close)
-			require.NoError(t, l.connect(t.Context(), db))
-			ctx, stop := context.WithTimeout(t.Context(), time.Second)
-			defer stop()
-			if test.breaks != "" {
-				phasetest.Exec(t, db, test.breaks)
-				l.workload.run(ctx, oldApplication)
-			} else {
-				tx, err := db.Owner.Begin(ctx)
-				require.NoError(t, err)
-				_, err = tx.Exec(ctx, `lock table public.agents, public.messages`)
-				require.NoError(t, err)
-				time.AfterFunc(600*time.Millisecond, func() { _ = tx.Rollback(context.WithoutCancel(ctx)) })
-				l.workload.run(ctx, oldApplication)
-			}
-			step := &Step{Name: "phase1"}
-			step.measure(l.since())
-			l.report.Steps = append(l.report.Steps, step)
-			l.report.judge(1)
-			if test.breaks == "" {
-				require.Empty(t, step.Errors)
-				require.Greater(t, step.Max, 400.0, "milliseconds, of the first that waited")
-				require.Contains(t, strings.Join(l.report.Over, "\n"), "phase1: a request took")
-				return
-			}
+			db := pgtest.New(t, schema.Legacy, small().seeds()...)
+			phasetest.Exec(t, db, test.breaks)
+			step, over := watch(t, db)
 			require.Contains(t, step.Errors, test.want)
-			require.Contains(t, strings.Join(l.report.Over, "\n"), "requests failed: "+test.want)
+			require.Contains(t, over, "requests failed: "+test.want)
 		})
 	}
+}
+
+// Who has to wait is not refused anything, and counts from when he asked.
+func TestLiveStall(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Legacy, small().seeds()...)
+	tx, err := db.Owner.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `lock table public.agents, public.messages`)
+	require.NoError(t, err)
+	time.AfterFunc(600*time.Millisecond, func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	step, over := watch(t, db)
+	require.Empty(t, step.Errors)
+	require.Greater(t, step.Max, 400.0, "milliseconds, of the first that waited")
+	require.Contains(t, over, "phase1: a request took")
+}
+
+// watch lets the old application work for a second, as if phase 1 ran, and returns what
+// is over budget, too.
+func watch(t *testing.T, db *pgtest.DB) (step *Step, over string) {
+	t.Helper()
+	c := small()
+	w := workload{population: &population{rows: c.Rows, organizations: c.Organizations}, rate: c.Rate}
+	t.Cleanup(w.close)
+	require.NoError(t, w.connect(t.Context(), db))
+	ctx, stop := context.WithTimeout(t.Context(), time.Second)
+	defer stop()
+	w.run(ctx, oldApplication)
+	step = &Step{Name: "phase1"}
+	step.measure(w.since())
+	r := Report{Steps: []*Step{step}}
+	r.judge(1)
+	return step, strings.Join(r.Over, "\n")
 }
 
 // A step is held to the idle one of its application.

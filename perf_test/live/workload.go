@@ -189,7 +189,6 @@ type workload struct {
 // answer is what became of a request. Its latency begins when it was to be sent.
 type answer struct {
 	request *request
-	asked   time.Time
 	latency time.Duration
 	err     error
 }
@@ -254,7 +253,7 @@ func (w *workload) run(ctx context.Context, a application) {
 		}
 		pending.Go(func() {
 			// A request that was sent is answered, also when no more are to be sent.
-			answer := answer{request: r, asked: next, err: w.send(context.WithoutCancel(ctx), r, d, args)}
+			answer := answer{request: r, err: w.send(context.WithoutCancel(ctx), r, d, args)}
 			answer.latency = time.Since(next)
 			w.mu.Lock()
 			defer w.mu.Unlock()

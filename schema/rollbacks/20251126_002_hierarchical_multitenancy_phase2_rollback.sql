@@ -211,9 +211,9 @@ begin
         tenancy.move_organization(uuid, uuid);
     drop function tenancy.organization_references(), tenancy.resolve_owner(), tenancy.place_organization(),
         tenancy.make_organizations(), tenancy.placement(public.organizations), tenancy.free_slug(text, uuid),
-        tenancy.take_slug(text, uuid), tenancy.slugify(text), tenancy.find_owner(uuid, uuid, uuid), tenancy.moved_to(uuid), tenancy.tenant_for(public.organizations),
-        tenancy.level_of(public.organizations), tenancy.platform_id(), tenancy.quarantine_tenant_id(),
-        tenancy.quarantine_organization_id();
+        tenancy.take_slug(text, uuid), tenancy.slugify(text), tenancy.find_owner(uuid, uuid, uuid), tenancy.moved_to(uuid),
+        tenancy.tenant_for(public.organizations), tenancy.level_of(public.organizations), tenancy.platform_id(),
+        tenancy.quarantine_tenant_id(), tenancy.quarantine_organization_id();
     drop table tenancy.taken_slug, tenancy.journal, tenancy.organization_journal, tenancy.moved_organization, tenancy.backfill_progress;
     perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
 end
