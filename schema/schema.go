@@ -105,6 +105,54 @@ func Rollback(p Phase) (File, error) {
 	return read(rollbackPath(p))
 }
 
+// Passage is the way between two neighbouring phases: up by the migration of Phase, or
+// down by its rollback.
+type Passage struct {
+	Phase Phase
+	Down  bool
+}
+
+// Journey returns all passages, from the legacy database to the secured one and back.
+func Journey() (all []Passage) {
+	for _, phase := range Phases() {
+		all = append(all, Passage{Phase: phase})
+	}
+	for i := range all {
+		all = append(all, all[len(Phases())-1-i].Back())
+	}
+	return all
+}
+
+// String returns "phase1" … "phase4", or "rollback of phase4" … "rollback of phase1".
+func (p Passage) String() string {
+	if p.Down {
+		return "rollback of " + p.Phase.String()
+	}
+	return p.Phase.String()
+}
+
+// Back is the same way in the other direction.
+func (p Passage) Back() Passage { return Passage{p.Phase, !p.Down} }
+
+// From is the phase at which p begins.
+func (p Passage) From() Phase { return p.Back().To() }
+
+// To is the phase at which p ends.
+func (p Passage) To() Phase {
+	if p.Down {
+		return p.Phase - 1
+	}
+	return p.Phase
+}
+
+// File returns the file that p runs.
+func (p Passage) File() (File, error) {
+	if p.Down {
+		return Rollback(p.Phase)
+	}
+	return Migration(p.Phase)
+}
+
 // Verification returns the read-only queries that say whether p is complete; their
 // format is that of helpers/verify.
 func Verification(p Phase) (File, error) { return read("verify/" + p.String() + ".sql") }

@@ -59,33 +59,24 @@ func run(ctx context.Context, c config, db *pgtest.DB) (*Report, error) {
 	if err := l.connect(ctx, db); err != nil {
 		return nil, err
 	}
+	journey := schema.Journey()
 	for _, stage := range []struct {
 		application application
-		files       []file
+		passages    []schema.Passage
 	}{
-		{oldApplication, []file{migration(schema.Phase1), migration(schema.Phase2), migration(schema.Phase3)}},
-		{newApplication, []file{migration(schema.Phase4), rollback(schema.Phase4)}},
-		{oldApplication, []file{rollback(schema.Phase3), rollback(schema.Phase2), rollback(schema.Phase1)}},
+		{oldApplication, journey[:3]},
+		{newApplication, journey[3:5]},
+		{oldApplication, journey[5:]},
 	} {
-		if err := l.stage(ctx, stage.application, stage.files); err != nil {
+		if err := l.stage(ctx, stage.application, stage.passages); err != nil {
 			return l.report, err
 		}
 	}
 	return l.report, nil
 }
 
-// file is a phase's migration or rollback.
-type file struct {
-	name  string // of its step
-	read  func(schema.Phase) (schema.File, error)
-	phase schema.Phase
-}
-
-func migration(p schema.Phase) file { return file{p.String(), schema.Migration, p} }
-func rollback(p schema.Phase) file  { return file{"rollback of " + p.String(), schema.Rollback, p} }
-
 // stage is the time in which one generation of the application runs.
-func (l *live) stage(ctx context.Context, a application, files []file) (err error) {
+func (l *live) stage(ctx context.Context, a application, passages []schema.Passage) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -106,10 +97,10 @@ func (l *live) stage(ctx context.Context, a application, files []file) (err erro
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
+	for _, p := range passages {
 		var log *script.Log
-		step, err := l.step(ctx, f.name, a, func() (err error) {
-			log, err = l.migrate(ctx, f)
+		step, err := l.step(ctx, p.String(), a, func() (err error) {
+			log, err = l.migrate(ctx, p)
 			return err
 		})
 		if err != nil {
@@ -131,8 +122,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // migrate runs a file as the owner, as an operator would.
-func (l *live) migrate(ctx context.Context, f file) (*script.Log, error) {
-	sql, err := f.read(f.phase)
+func (l *live) migrate(ctx context.Context, p schema.Passage) (*script.Log, error) {
+	f, err := p.File()
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +143,7 @@ func (l *live) migrate(ctx context.Context, f file) (*script.Log, error) {
 			text := fmt.Sprint(progress)
 			l.progress.Store(&text)
 		}
-	}}.Run(ctx, conn, sql)
+	}}.Run(ctx, conn, f)
 }
 
 // step measures what happens to the requests while something is done.
@@ -262,7 +253,7 @@ func compareBackfill(ctx context.Context, c config, create func() (*pgtest.DB, e
 	}
 	var rows int64
 	filled, err := fill(ctx, c, "backfill", create, func(l *live) (seconds float64, err error) {
-		if _, err := l.migrate(ctx, migration(schema.Phase2)); err != nil {
+		if _, err := l.migrate(ctx, schema.Passage{Phase: schema.Phase2}); err != nil {
 			return 0, err
 		}
 		err = l.db.Owner.QueryRow(ctx, `
@@ -290,7 +281,7 @@ func fill(ctx context.Context, c config, name string, create func() (*pgtest.DB,
 		return filling{}, err
 	}
 	defer func() { err = errors.Join(err, l.db.Close(context.WithoutCancel(ctx))) }()
-	if _, err := l.migrate(ctx, migration(schema.Phase1)); err != nil {
+	if _, err := l.migrate(ctx, schema.Passage{Phase: schema.Phase1}); err != nil {
 		return filling{}, err
 	}
 	// What the one writes must not be the other's to wait for.

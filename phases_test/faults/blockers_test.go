@@ -51,7 +51,7 @@ func TestBlockers(t *testing.T) {
 			if met {
 				waited++
 			}
-			want.reached(t, db, p.to())
+			want.reached(t, db, p.To())
 		}
 		t.Logf("%s: %d times behind somebody, and %d times in need of what he had", p, len(choices), waited)
 	})
@@ -78,7 +78,7 @@ func tablesOf(t *testing.T, db *pgtest.DB) []string {
 // behind it.
 func behind(t *testing.T, db *pgtest.DB, p passage, table string, by blocker) (met bool, end error) {
 	t.Helper()
-	f, err := p.file()
+	f, err := p.File()
 	require.NoError(t, err)
 	runner, holder, reader := connect(t, db), connect(t, db), connect(t, db)
 	_, err = holder.conn.Exec(t.Context(), fmt.Sprintf(by.sql, table))

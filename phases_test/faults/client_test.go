@@ -33,7 +33,7 @@ func client(args []string) int {
 		if err != nil {
 			return err
 		}
-		f, err := passage{phase, args[2] == "down"}.file()
+		f, err := schema.Passage{Phase: phase, Down: args[2] == "down"}.File()
 		if err != nil {
 			return err
 		}
@@ -73,10 +73,10 @@ type ending struct {
 func start(t *testing.T, db *pgtest.DB, p passage) *operator {
 	t.Helper()
 	direction := "up"
-	if p.down {
+	if p.Down {
 		direction = "down"
 	}
-	o := &operator{cmd: exec.CommandContext(t.Context(), os.Args[0], clientCommand, db.URL(pgtest.OwnerRole), p.phase.String(), direction)}
+	o := &operator{cmd: exec.CommandContext(t.Context(), os.Args[0], clientCommand, db.URL(pgtest.OwnerRole), p.Phase.String(), direction)}
 	out, err := o.cmd.StdoutPipe()
 	require.NoError(t, err)
 	o.cmd.Stderr = os.Stderr

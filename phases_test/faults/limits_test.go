@@ -39,7 +39,7 @@ func TestStatementTimeout(t *testing.T) {
 		require.NoError(t, s.run(t, p), "%s", p)
 		s.close(t)
 		require.NoError(t, <-released)
-		want.reached(t, db, p.to())
+		want.reached(t, db, p.To())
 	})
 }
 
@@ -76,7 +76,7 @@ func TestDiskFull(t *testing.T) {
 			p.back().run(t, db)
 		}
 		p.run(t, db)
-		want.reached(t, db, p.to())
+		want.reached(t, db, p.To())
 		t.Logf("%s grows the database by %d kB: %d of %d times the disk was full", p, efforts[p].space>>10, full, d.kills)
 	})
 }

@@ -99,57 +99,28 @@ var world = append(fixtures.World(), pgtest.Seed{Name: "documents for three batc
 	vacuum full;`})
 
 // passage is one of the files: a migration, or a rollback.
-type passage struct {
-	phase schema.Phase
-	down  bool
-}
+type passage struct{ schema.Passage }
 
 // journey is all files, from the legacy database to the secured one and back.
 func journey() (all []passage) {
-	for _, phase := range schema.Phases() {
-		all = append(all, passage{phase: phase})
-	}
-	for i := range all {
-		all = append(all, all[len(schema.Phases())-1-i].back())
+	for _, p := range schema.Journey() {
+		all = append(all, passage{p})
 	}
 	return all
 }
 
-func (p passage) String() string {
-	if p.down {
-		return "rollback of " + p.phase.String()
-	}
-	return p.phase.String()
-}
-
-func (p passage) back() passage { return passage{p.phase, !p.down} }
-
-func (p passage) from() schema.Phase { return p.back().to() }
-
-func (p passage) to() schema.Phase {
-	if p.down {
-		return p.phase - 1
-	}
-	return p.phase
-}
+func (p passage) back() passage { return passage{p.Back()} }
 
 // atomic tells whether the file is one transaction.
-func (p passage) atomic() bool { return p.phase == schema.Phase1 || p.phase == schema.Phase4 }
-
-func (p passage) file() (schema.File, error) {
-	if p.down {
-		return schema.Rollback(p.phase)
-	}
-	return schema.Migration(p.phase)
-}
+func (p passage) atomic() bool { return p.Phase == schema.Phase1 || p.Phase == schema.Phase4 }
 
 // run runs the file undisturbed.
 func (p passage) run(t *testing.T, db *pgtest.DB) {
 	t.Helper()
-	if p.down {
-		db.Rollback(t, p.phase)
+	if p.Down {
+		db.Rollback(t, p.Phase)
 	} else {
-		db.Migrate(t, p.phase)
+		db.Migrate(t, p.Phase)
 	}
 }
 

@@ -93,7 +93,7 @@ func moments(t *testing.T, db *pgtest.DB, faults []fault, journeys int) {
 			c.kills++
 			c.faults[by.name]++
 			c.statements[at]++
-			c.states[want[p.from()].picture.Diff(want.between(t, db, p))] = true
+			c.states[want[p.From()].picture.Diff(want.between(t, db, p))] = true
 			for d.IntN(4) == 0 {
 				m.strike(t, db, p, by, d)
 			}
@@ -136,7 +136,7 @@ func (c *tally) String() string {
 // met, and how the client ended: without an error, if it was through.
 func (m met) strike(t *testing.T, db *pgtest.DB, p passage, by fault, d draw) (at string, end ending) {
 	t.Helper()
-	f, err := p.file()
+	f, err := p.File()
 	require.NoError(t, err)
 	statements, err := script.Split(f)
 	require.NoError(t, err)

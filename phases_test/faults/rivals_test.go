@@ -47,10 +47,10 @@ func TestRivals(t *testing.T) {
 					require.Truef(t, refusal(end.err), "%s, while somebody ran %s: %s", its, map[bool]passage{true: other, false: p}[operator == first], end.err)
 				}
 			}
-			walk(t, db, want, p.from())
+			walk(t, db, want, p.From())
 		}
 		p.run(t, db)
-		want.reached(t, db, p.to())
+		want.reached(t, db, p.To())
 		t.Logf("%s: %d times with somebody else, %d refusals", p, d.kills, refused)
 	})
 }
@@ -95,8 +95,8 @@ func TestLooksUnderTheLock(t *testing.T) {
 	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 	for _, phase := range schema.Phases() {
 		db.Migrate(t, phase)
-		for _, p := range []passage{{phase: phase}, {phase: phase, down: true}} {
-			f, err := p.file()
+		for _, p := range []schema.Passage{{Phase: phase}, {Phase: phase, Down: true}} {
+			f, err := p.File()
 			require.NoError(t, err)
 			blocker, runner := db.Connect(t, pgtest.OwnerRole), db.Connect(t, pgtest.OwnerRole)
 			_, err = blocker.Exec(t.Context(), `begin; lock table tenancy.completed_phase in access exclusive mode`)

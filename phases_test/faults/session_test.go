@@ -43,7 +43,7 @@ func (s *session) pid() int { return int(s.conn.PgConn().PID()) }
 
 func (s *session) run(t *testing.T, p passage) error {
 	t.Helper()
-	f, err := p.file()
+	f, err := p.File()
 	require.NoError(t, err)
 	_, err = script.Run(t.Context(), s.conn, f)
 	return err

@@ -50,10 +50,10 @@ func undisturbed(t *testing.T) (states, map[passage]effort) {
 	want, efforts := states{schema.Legacy: {phasetest.Take(t, db), visible(t, db)}}, map[passage]effort{}
 	for _, p := range journey() {
 		efforts[p] = measure(t, db, p)
-		if p.down {
-			want.reached(t, db, p.to())
+		if p.Down {
+			want.reached(t, db, p.To())
 		} else {
-			want[p.to()] = state{phasetest.Take(t, db), visible(t, db)}
+			want[p.To()] = state{phasetest.Take(t, db), visible(t, db)}
 		}
 	}
 	first.states, first.efforts = want, efforts
@@ -93,15 +93,15 @@ func measure(t *testing.T, db *pgtest.DB, p passage) (e effort) {
 func (want states) between(t *testing.T, db *pgtest.DB, p passage) phasetest.Picture {
 	t.Helper()
 	found := phasetest.Take(t, db)
-	done := p.to()
-	if want[p.from()].picture.Diff(found) == "" {
-		done = p.from()
+	done := p.To()
+	if want[p.From()].picture.Diff(found) == "" {
+		done = p.From()
 	}
 	if p.atomic() {
 		require.Empty(t, want[done].picture.Diff(found), "%s has done something, and neither nothing nor all", p)
 	}
-	if p.phase != schema.Phase4 {
-		done = p.from()
+	if p.Phase != schema.Phase4 {
+		done = p.From()
 	}
 	require.Equal(t, want[done].visible, visible(t, db), "somebody sees something else, half-way through %s", p)
 	if done < schema.Phase4 {
@@ -117,10 +117,10 @@ func (want states) recovers(t *testing.T, db *pgtest.DB, p passage, d draw) {
 	if d.IntN(2) == 0 {
 		p.back().run(t, db)
 		// Rows that were filled, emptied and filled again are counted twice.
-		want.reached(t, db, p.from(), "tenancy.backfill_progress")
+		want.reached(t, db, p.From(), "tenancy.backfill_progress")
 	}
 	p.run(t, db)
-	want.reached(t, db, p.to())
+	want.reached(t, db, p.To())
 }
 
 // reached says that a database is what it is after an undisturbed run, but for the rows

@@ -38,7 +38,7 @@ const connectTimeout = 15 * time.Second
 func main() {
 	var m migration
 	phase := flag.String("phase", "", "phase1, phase2, phase3 or phase4")
-	flag.BoolVar(&m.rollback, "rollback", false, "take the phase back")
+	flag.BoolVar(&m.Down, "rollback", false, "take the phase back")
 	flag.StringVar(&m.folder, "log", ".", "the folder for the log")
 	flag.DurationVar(&m.patience, "patience", 5*time.Minute, "for how long to try again what waits in vain for a lock")
 	flag.Parse()
@@ -56,9 +56,8 @@ func main() {
 
 // migration is what was asked for.
 type migration struct {
-	cfg      *pgx.ConnConfig
-	phase    schema.Phase
-	rollback bool
+	cfg *pgx.ConnConfig
+	schema.Passage
 	folder   string
 	patience time.Duration
 
@@ -71,10 +70,10 @@ type migration struct {
 
 // name is "migration of phase2".
 func (m *migration) name() string {
-	if m.rollback {
-		return "rollback of " + m.phase.String()
+	if m.Down {
+		return m.Passage.String()
 	}
-	return "migration of " + m.phase.String()
+	return "migration of " + m.Passage.String()
 }
 
 // parse understands what was asked for, before anything is connected to.
@@ -82,7 +81,7 @@ func (m *migration) parse(url, phase string, rest []string) (err error) {
 	if len(rest) > 0 {
 		return fmt.Errorf("unknown argument %q: see -help", rest[0])
 	}
-	if m.phase, err = schema.ParsePhase(phase); err != nil || m.phase == schema.Legacy {
+	if m.Phase, err = schema.ParsePhase(phase); err != nil || m.Phase == schema.Legacy {
 		return fmt.Errorf("unknown phase %q: say PHASE=phase1, phase2, phase3 or phase4", phase)
 	}
 	if url == "" {
@@ -99,14 +98,10 @@ func (m *migration) parse(url, phase string, rest []string) (err error) {
 	if m.cfg.RuntimeParams["application_name"] == "" {
 		m.cfg.RuntimeParams["application_name"] = "tenancy: " + m.name()
 	}
-	read, reached := schema.Migration, m.phase
-	if m.rollback {
-		read, reached = schema.Rollback, m.phase-1
-	}
-	if m.file, err = read(m.phase); err != nil || reached == schema.Legacy {
+	if m.file, err = m.File(); err != nil || m.To() == schema.Legacy {
 		return err
 	}
-	f, err := schema.Verification(reached)
+	f, err := schema.Verification(m.To())
 	if err != nil {
 		return err
 	}
