@@ -36,7 +36,11 @@ func TestRivals(t *testing.T) {
 		i := slices.Index(all, p)
 		others := []passage{p, p.back(), all[(i+1)%len(all)], all[(i+len(all)-1)%len(all)].back()}
 		refused := 0
-		for range d.kills {
+		for n := range d.kills {
+			if worn(n) {
+				db = pgtest.New(t, schema.Legacy, world...)
+				walk(t, db, want, p.From())
+			}
 			first := start(t, db, p)
 			time.Sleep(time.Duration(d.Float64() * float64(efforts[p].time)))
 			other := others[d.IntN(len(others))]
