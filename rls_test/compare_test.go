@@ -95,7 +95,7 @@ func compareIn(t testing.TB, tx pgx.Tx, w world, u fixtures.User, paths []path, 
 			}
 		}
 	}
-	for i, a := range attempts(t, tx, statements) {
+	for i, a := range again(t, tx, statements) {
 		v.add(together[i].path.judge(w, u, together[i].rows, a, rules))
 	}
 	return v

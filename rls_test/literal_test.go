@@ -79,7 +79,7 @@ func literal(t testing.TB, tx pgx.Tx, w world, u fixtures.User) (v verdict) {
 	for _, table := range resourceTables {
 		statements = append(statements, `select id::text from public.`+table, fmt.Sprintf(`update public.%s set updated_at = now() returning id::text`, table))
 	}
-	found := attempts(t, tx, statements)
+	found := again(t, tx, statements)
 	theirs := map[verb]map[string]bool{read: ids(found[0]), change: ids(found[1])}
 	ours := map[verb]map[string]bool{read: ids(found[2]), change: {}}
 	for i := range resourceTables {

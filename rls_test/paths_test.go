@@ -2,6 +2,7 @@ package rls_test
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -203,20 +204,37 @@ func (p path) each(t testing.TB, tx pgx.Tx, rows []row) []attempted {
 // any of them stays. They travel together: there are tens of thousands.
 func attempts(t testing.TB, tx pgx.Tx, statements []string) []attempted {
 	t.Helper()
+	return attemptsBy(t, tx, statements, func(p *pgconn.Pipeline, sql string) { p.SendQueryParams(sql, nil, nil, nil, nil) })
+}
+
+// again is attempts of statements that the session is sent many times, for one user
+// after the other: it plans each once, as a connection pool's session does.
+func again(t testing.TB, tx pgx.Tx, statements []string) []attempted {
+	t.Helper()
+	names := map[string]string{}
+	for _, sql := range statements {
+		names[sql] = fmt.Sprintf("%x", sha256.Sum256([]byte(sql)))[:32]
+		_, err := tx.Conn().Prepare(t.Context(), names[sql], sql)
+		require.NoError(t, err)
+	}
+	return attemptsBy(t, tx, statements, func(p *pgconn.Pipeline, sql string) { p.SendQueryPrepared(names[sql], nil, nil, nil) })
+}
+
+func attemptsBy(t testing.TB, tx pgx.Tx, statements []string, sendOne func(*pgconn.Pipeline, string)) []attempted {
+	t.Helper()
 	var found []attempted
 	for some := range slices.Chunk(statements, 500) {
 		pipeline := tx.Conn().PgConn().StartPipeline(t.Context())
-		send := func(statements ...string) {
-			for _, sql := range statements {
-				pipeline.SendQueryParams(sql, nil, nil, nil, nil)
-			}
-			// An error skips what comes before this, and nothing after it.
-			require.NoError(t, pipeline.Sync())
-		}
+		before := "savepoint attempt"
 		for _, sql := range some {
-			send("savepoint attempt", sql)
-			send("rollback to savepoint attempt", "release savepoint attempt")
+			pipeline.SendQueryParams(before, nil, nil, nil, nil)
+			sendOne(pipeline, sql)
+			require.NoError(t, pipeline.Sync()) // an error skips what comes before this, and nothing after it
+			before = "rollback to savepoint attempt"
 		}
+		pipeline.SendQueryParams(before, nil, nil, nil, nil)
+		pipeline.SendQueryParams("release savepoint attempt", nil, nil, nil, nil)
+		require.NoError(t, pipeline.Sync())
 		for range some {
 			answers, err := receive(pipeline)
 			if err != nil {
@@ -224,9 +242,9 @@ func attempts(t testing.TB, tx pgx.Tx, statements []string) []attempted {
 			} else {
 				found = append(found, attemptedOf(answers[1]))
 			}
-			_, err = receive(pipeline)
-			require.NoError(t, err)
 		}
+		_, err := receive(pipeline)
+		require.NoError(t, err)
 		require.NoError(t, pipeline.Close())
 	}
 	return found

@@ -18,7 +18,8 @@ import (
 // Every kind of object: made, it is there under its identity; dropped again, nothing is left.
 func TestTakeSeesEveryKindOfObject(t *testing.T) {
 	t.Parallel()
-	conn := connect(t)
+	db := begin(t, connect(t))
+	before := take(t, db)
 	for _, c := range []struct{ identity, make, drop string }{
 		{"schema s", `create schema s`, `drop schema s`},
 		{"table public.t", `create table t ()`, `drop table t`},
@@ -82,8 +83,7 @@ func TestTakeSeesEveryKindOfObject(t *testing.T) {
 		{"text search configuration public.c", `create text search configuration c (copy = simple)`, `drop text search configuration c`},
 	} {
 		t.Run(c.identity+" is seen when it is made and gone when it is dropped", func(t *testing.T) {
-			tx := begin(t, conn)
-			before := take(t, tx)
+			tx := begin(t, db)
 			run(t, tx, c.make)
 			made := take(t, tx)
 			require.NotContains(t, before, c.identity)
@@ -128,7 +128,9 @@ comment on table t is 'a table';
 // Every property: changed, the difference is exactly these lines.
 func TestDiffSaysWhatChanged(t *testing.T) {
 	t.Parallel()
-	conn := connect(t)
+	db := begin(t, connect(t))
+	run(t, db, things)
+	before := take(t, db)
 	for _, c := range []struct{ name, change, want string }{
 		{"nothing", ``, ``},
 		{"analyze and rows", `insert into t (kind) values ('a'); analyze t; select nextval('q')`, ``},
@@ -293,9 +295,7 @@ func TestDiffSaysWhatChanged(t *testing.T) {
 		{"extension members and temporary objects", `create temporary table tmp (i int primary key); comment on table tmp is 'x'; create temporary view tv as select 1`, ``},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tx := begin(t, conn)
-			run(t, tx, things)
-			before := take(t, tx)
+			tx := begin(t, db)
 			run(t, tx, c.change)
 			got := catalog.Diff(before, take(t, tx))
 			// The privileges of an owner depend on the server's version.
@@ -388,9 +388,10 @@ func run(t testing.TB, db interface {
 	}), "%s", sql)
 }
 
-func begin(t testing.TB, conn *pgx.Conn) pgx.Tx {
+// begin begins a transaction, or one in a transaction, and rolls it back when the test ends.
+func begin(t testing.TB, db catalog.Beginner) pgx.Tx {
 	t.Helper()
-	tx, err := conn.Begin(t.Context())
+	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tx.Rollback(context.WithoutCancel(t.Context()))) })
 	return tx

@@ -213,7 +213,7 @@ func TestLocks(t *testing.T) {
 			require.Equal(t, other.pid, waiting[0].Blockers[0].PID)
 			l := lock(t, log.Steps[0].Locks, test.mode, test.relation)
 			require.GreaterOrEqual(t, l.Waited, waiting[0].For.Waited)
-			require.LessOrEqual(t, l.Waited, log.Steps[0].Duration)
+			require.LessOrEqual(t, l.Waited, log.Steps[0].Duration+log.Resolution)
 		})
 	}
 	t.Run("what a refused attempt held and waited for counts", func(t *testing.T) {
