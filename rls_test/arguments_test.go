@@ -44,6 +44,10 @@ var hostile = map[string]struct{ kind, odd []argument }{
 			"agents; delete from public.agents", `agents" r set deleted_at = null; --`, "' or true --", "'; select set_config('role', 'service_role', false); --",
 			"$$ $1 $$", "%I %s %1$L", `\`, "16384", "agents\u202e", "ａgents", oversized), nil),
 	},
+	"text[]": {
+		given("{}", "{oncology}", "{NULL}"),
+		append(given("", "{", "oncology", "{{a},{b}}", "[2:3]={a,b}", `{"' or true --"}`, `{"\\"}`, "{"+oversized+"}"), nil),
+	},
 }
 
 // oversized is 1 MB.
@@ -383,9 +387,9 @@ func TestPhase4Arguments(t *testing.T) {
 		mutants := map[string]mutant{
 			"a function answers about others": {without("public.get_accessible_agents(uuid,integer)", "perform authz.require_self(p_user_id);"),
 				`alice@novartis.com calls public.get_accessible_agents('` + fixtures.Bob.ID + `', '2147483647'), which shows`},
-			"a function deletes for anybody": {instead("public.soft_delete(text,uuid)", "r.owner_organization_id = any (authz.admin_organizations())", "true"),
+			"a function deletes for anybody": {instead("public.soft_delete(text,uuid)", "r.owner_organization_id = any ((select authz.admin_organizations())::uuid[])", "true"),
 				`calling public.soft_delete(text,uuid) with what is not one's own changed`},
-			"a function neither allows nor refuses": {instead("public.can_user_access_resource(uuid,uuid,public.sharing_scope_type)", "return exists", "return p_resource_sharing_scope <> 'tenant' or exists"),
+			"a function neither allows nor refuses": {instead("public.can_user_access_resource(uuid,uuid,public.sharing_scope_type)", "return p_user_id is not null and exists", "return p_resource_sharing_scope <> 'tenant' or exists"),
 				`alice@novartis.com calls public.can_user_access_resource('` + fixtures.Alice.ID + `', '` + fixtures.Novartis.ID + `', NULL), which is NULL and not false`},
 			"a function makes SQL of what it is given": {statement(`
 				create function public.mutant_sql(p_name text) returns void language plpgsql as $$ begin execute 'select ''' || p_name || ''''; end $$`),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -152,7 +153,10 @@ func testAskingAboutOthers(t *testing.T) {
 	steps := map[string]step{}
 	for call, answers := range map[string]string{
 		"get_accessible_agents":             `select * from public.get_accessible_agents(%s)`,
+		"get_accessible_prompts":            `select * from public.get_accessible_prompts(%s)`,
 		"get_accessible_agents (first one)": `select * from public.get_accessible_agents(%s, 1)`,
+		"search_agents":                     `select * from public.search_agents(%s, '{}')`,
+		"search_knowledge_documents":        `select * from public.search_knowledge_documents(%s, 'novartis or pfizer or guide')`,
 		"get_user_accessible_organizations": `select * from public.get_user_accessible_organizations(%s)`,
 		"can_user_access_resource":          `select public.can_user_access_resource(%s, '` + fixtures.Pfizer.ID + `', 'organization')`,
 	} {
@@ -179,14 +183,24 @@ func testAskingAboutOthers(t *testing.T) {
 	}
 	db := secured(t)
 	check(t, db, steps)
-	t.Run("get_accessible_agents lists what the table shows, and is active", func(t *testing.T) {
+	t.Run("a list shows what the table shows, and of agents what is active", func(t *testing.T) {
+		var answers []string
+		for _, table := range resourceTables {
+			id, condition := "id", ""
+			if table == "agents" {
+				id, condition = "agent_id", "where status = 'active'"
+			}
+			answers = append(answers,
+				fmt.Sprintf(`select 'all', %[2]s::text from public.get_accessible_%[1]s(auth.uid())`, table, id),
+				fmt.Sprintf(`select 'page', %[2]s::text from public.get_accessible_%[1]s(auth.uid(), 1000)`, table, id),
+				fmt.Sprintf(`select 'table', id::text from public.%s %s`, table, condition))
+		}
 		forEach(t, db, fixtures.Users, func(tx pgx.Tx, u fixtures.User) {
-			reads, err := readRows(t, tx, fmt.Sprintf(`
-				select 'function', agent_id::text from public.get_accessible_agents('%s')
-				union all select 'table', id::text from public.agents where status = 'active'`, u.ID))
+			reads, err := readRows(t, tx, strings.Join(answers, " union all "))
 			require.NoError(t, err)
 			require.NotEmpty(t, reads["table"])
-			require.ElementsMatch(t, reads["table"], reads["function"], u.Email)
+			require.ElementsMatch(t, reads["table"], reads["all"], u.Email)
+			require.ElementsMatch(t, reads["table"], reads["page"], u.Email)
 		})
 	})
 }

@@ -204,12 +204,12 @@ func mutants() []batch {
 				`eve@novartis.com inserts agents "New" of Novartis (organization scope)`},
 			"viewers write": {instead("authz.writer_organizations()", "{admin,member}", "{admin,member,viewer}"),
 				`vera@novartis.com inserts agents "New" of Novartis (organization scope)`},
-			"members share with everybody": {instead("authz.may_share(public.sharing_scope_type,uuid)", "= any (authz.admin_organizations())\n        end", "is not null\n        end"),
-				`alice@novartis.com inserts agents "New" of Novartis (platform scope) as made by alice@novartis.com`},
 			"a member inserts as somebody else": {policyWithout("agents", "users_create_agents", "created_by = (select auth.uid())"),
 				`alice@novartis.com inserts agents "New" of Novartis (organization scope) as made by adam@novartis.com`},
 		}),
 		alone(whenInserting, map[string]mutant{
+			"members share with everybody": {policyWithout("agents", "users_create_agents", "'00000000-0000-0000-0000-000000000001' = any ((select authz.admin_organizations())::uuid[])"),
+				`alice@novartis.com inserts agents "New" of Novartis (platform scope) as made by alice@novartis.com`},
 			"an insert is not checked": {statement(`alter policy users_create_agents on public.agents with check (true)`),
 				`alice@novartis.com inserts agents "New" of Pfizer (organization scope) as made by alice@novartis.com`},
 		}),
@@ -222,6 +222,8 @@ func mutants() []batch {
 				`vera@novartis.com changes knowledge_documents "Novartis guide for the tenant" of Novartis (tenant scope)`},
 		}),
 		alone(whenSharing, map[string]mutant{
+			"members make it everybody's": {instead("authz.may_share(public.sharing_scope_type,uuid)", "= any (authz.admin_organizations())\n        end", "is not null\n        end"),
+				`alice@novartis.com changes agents "Novartis RA Agent" of Novartis (organization scope)`},
 			"sharing is not guarded": {statement(`drop trigger guard_sharing on public.agents`),
 				`alice@novartis.com changes agents "Novartis RA Agent" of Novartis (organization scope): policies users_update_agents`},
 			"a tenant's row is anybody's to share": {without("authz.may_share(public.sharing_scope_type,uuid)", "p_owner = any (authz.admin_organizations())\n                and "),

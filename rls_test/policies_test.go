@@ -23,8 +23,8 @@ type policy struct{ table, name, command, using, check string }
 func policies() []policy {
 	const (
 		changeable = `deleted_at is null and (
-			owner_organization_id = any ((select authz.admin_organizations())::uuid[])
-			or created_by = (select auth.uid()) and owner_organization_id = any ((select authz.writer_organizations())::uuid[]))`
+			created_by = (select auth.uid()) and owner_organization_id = any ((select authz.writer_organizations())::uuid[])
+			or owner_organization_id = any ((select authz.admin_organizations())::uuid[]))`
 		own = `deleted_at is null and user_id = (select auth.uid())
 			and owner_organization_id = any ((select authz.member_organizations())::uuid[])`
 		ofOwnConversation  = `conversation_id = any ((select authz.own_conversations())::uuid[])`
@@ -61,7 +61,12 @@ func policies() []policy {
 				`deleted_at is null
 				and created_by = (select auth.uid())
 				and owner_organization_id = any ((select authz.writer_organizations())::uuid[])
-				and authz.may_share(sharing_scope, owner_organization_id)`},
+				and (sharing_scope = 'organization'
+					or sharing_scope = 'tenant'
+						and owner_organization_id = any ((select authz.admin_organizations())::uuid[])
+						and owner_organization_id <> '00000000-0000-0000-0000-000000000001'
+					or sharing_scope = 'platform'
+						and '00000000-0000-0000-0000-000000000001' = any ((select authz.admin_organizations())::uuid[]))`},
 			policy{table, "users_update_" + table, "update", changeable, changeable})
 	}
 	return all
@@ -222,15 +227,20 @@ func privileges() map[string]string {
 	column("INSERT", "user_organizations", "user_id organization_id")
 
 	for _, f := range []string{"get_organization_hierarchy(uuid)", "get_organization_tenant(uuid)", "get_user_accessible_organizations(uuid)",
-		"get_accessible_agents(uuid, integer)", "can_user_access_resource(uuid, uuid, public.sharing_scope_type)", "soft_delete(text, uuid)"} {
+		"can_user_access_resource(uuid, uuid, public.sharing_scope_type)", "search_agents(uuid, text[], integer)",
+		"search_knowledge_documents(uuid, text, integer)", "soft_delete(text, uuid)"} {
 		want["function public."+f+" to authenticated"], want["function public."+f+" to service_role"] = "EXECUTE", "EXECUTE"
+	}
+	for _, table := range resourceTables {
+		list := "function public.get_accessible_" + table + "(uuid, integer) to "
+		want[list+"authenticated"], want[list+"service_role"] = "EXECUTE", "EXECUTE"
 	}
 	for _, f := range []string{"audiences()", "suspended_organizations()", "writer_organizations()", "admin_organizations()",
 		"visible_organizations()", "colleagues()", "own_conversations()"} {
 		want["function authz."+f+" to authenticated"] = "EXECUTE"
 	}
 	for _, f := range []string{"audience_key(public.sharing_scope_type, uuid, uuid)", "shared_key(uuid)", "member_organizations()", "is_privileged()",
-		"may_share(public.sharing_scope_type, uuid)"} {
+		"may_share(public.sharing_scope_type, uuid)", "searchable(text, text)"} {
 		want["function authz."+f+" to authenticated"], want["function authz."+f+" to service_role"] = "EXECUTE", "EXECUTE"
 	}
 	return want
@@ -315,7 +325,8 @@ var definers = []string{
 	"authz.admin_organizations()", "authz.audiences()", "authz.audiences_of(uuid)",
 	"authz.colleagues()", "authz.own_conversations()", "authz.may_share(public.sharing_scope_type,uuid)", "authz.member_organizations()", "authz.organizations_of(uuid,text[])",
 	"authz.suspended_organizations()", "authz.visible_organizations()", "authz.visible_organizations_of(uuid)", "authz.writer_organizations()",
-	"public.can_user_access_resource(uuid,uuid,public.sharing_scope_type)", "public.get_accessible_agents(uuid,integer)",
+	"public.can_user_access_resource(uuid,uuid,public.sharing_scope_type)", "public.search_agents(uuid,text[],integer)",
+	"public.search_knowledge_documents(uuid,text,integer)",
 	"public.get_organization_hierarchy(uuid)", "public.get_organization_tenant(uuid)", "public.get_user_accessible_organizations(uuid)",
 	"public.refresh_organization_stats()", "public.soft_delete(text,uuid)",
 	"tenancy.keep_scope_in_step()", "tenancy.place_organization()", "tenancy.resolve_owner()", "tenancy.set_audience()",
@@ -326,6 +337,9 @@ func definerProblems(t testing.TB, db *pgtest.DB) (problems []string) {
 	want, found := map[string]string{}, map[string]string{}
 	for _, f := range definers {
 		want[f] = `search_path=""`
+	}
+	for _, table := range resourceTables {
+		want["public.get_accessible_"+table+"(uuid,integer)"] = `search_path=""`
 	}
 	tx, err := db.Owner.Begin(t.Context())
 	require.NoError(t, err)

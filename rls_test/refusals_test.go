@@ -21,22 +21,27 @@ func testVerification(t *testing.T) {
 
 	// What each query is there to find.
 	phasetest.Verification(t, secured(t), schema.Phase4, map[string]string{
-		"policies":                            "",
-		"tables_that_are_open":                `alter table public.messages disable row level security`,
-		"policies_missing_or_beyond_the_list": `create policy tmp_team_access on public.agents to authenticated using (true)`,
-		"privileges_that_go_around_policies":  `grant truncate on public.agents to service_role`,
-		"functions_that_go_around_policies":   `alter function authz.audiences_of(uuid) reset search_path`,
-		"views_that_go_around_policies":       `create view public.everything as select * from public.agents`,
-		"who_reads_what_is_private_to_others": `
+		"policies":                                         "",
+		"tables_that_are_open":                             `alter table public.messages disable row level security`,
+		"policies_missing_or_beyond_the_list":              `create policy tmp_team_access on public.agents to authenticated using (true)`,
+		"privileges_that_go_around_policies":               `grant truncate on public.agents to service_role`,
+		"functions_that_go_around_policies":                `alter function authz.audiences_of(uuid) reset search_path`,
+		"views_that_go_around_policies":                    `create view public.everything as select * from public.agents`,
+		"who_reads_what_is_private_to_others":              told(`p_resource_sharing_scope = 'organization'`),
+		"who_misses_or_reads_wrongly_what_a_tenant_shares": told(`p_resource_sharing_scope = 'tenant'`),
+		"who_is_told_otherwise_than_the_policies_say": `
 			create or replace function authz.audiences_of(p_user_id uuid) returns uuid[]
 			language sql stable security definer set search_path = '' return array(select id from public.organizations)`,
-		"who_misses_or_reads_wrongly_what_a_tenant_shares": `
-			create or replace function authz.audiences_of(p_user_id uuid) returns uuid[]
-			language sql stable security definer set search_path = '' return array(select authz.shared_key(id) from public.organizations)`,
 		"who_misses_what_everybody_reads":     `update public.organizations set is_active = false where organization_type = 'platform'`,
 		"tables_that_change_without_a_record": `alter table public.prompts disable trigger audit_delete`,
 		"recent_audit_events":                 "",
 	})
+}
+
+// told replaces the function that tells who may read what.
+func told(answer string) string {
+	return `create or replace function public.can_user_access_resource(p_user_id uuid, p_resource_owner_org_id uuid, p_resource_sharing_scope public.sharing_scope_type)
+		returns boolean language sql stable security definer set search_path = '' return ` + answer
 }
 
 // beside makes a schema that the API's roles may use, and leaves its owner in charge.

@@ -26,6 +26,8 @@ func testFunctions(t *testing.T) {
 		"success-criteria/schema-updated/all-functions-working")
 	t.Run("as each user", testEachUser)
 	t.Run("get_accessible_agents", testAccessibleAgents)
+	t.Run("Lists", testLists)
+	t.Run("Search", testSearch)
 	t.Run("Who may ask", testWhoMayAsk)
 	t.Run("Hostile arguments", testHostileArguments)
 	t.Run("Switched off or deleted", testSwitchedOff)
@@ -251,6 +253,9 @@ func testAccessibleAgents(t *testing.T) {
 var calls = map[string]string{
 	"get_accessible_agents":             `select count(*) from public.get_accessible_agents($1)`,
 	"get_user_accessible_organizations": `select count(*) from public.get_user_accessible_organizations($1)`,
+	"get_accessible_prompts":            `select count(*) from public.get_accessible_prompts($1, 10)`,
+	"search_agents":                     `select count(*) from public.search_agents($1, '{labels}')`,
+	"search_knowledge_documents":        `select count(*) from public.search_knowledge_documents($1, 'labels')`,
 	"can_user_access_resource":          `select public.can_user_access_resource($1, '` + fixtures.PlatformID + `', 'platform')`,
 }
 
@@ -455,12 +460,16 @@ func wantedFunctions() []definition {
 		callers  = "the view in front of the statistics calls it as whoever reads"
 		policies = "an answer would depend on what row level security hides from the caller"
 	)
-	wanted := []definition{}
+	wanted := []definition{{"authz.searchable(text,text)", "invoker immutable no search_path anon " + users, "who writes a document would not be allowed to index it"}}
+	for _, table := range resourceTables {
+		wanted = append(wanted, definition{"public.get_accessible_" + table + "(uuid,integer)", `definer stable search_path="" ` + users, policies})
+	}
 	for _, f := range []struct{ name, rights, who, otherwise string }{
 		{"public.get_organization_hierarchy(uuid)", "definer", users, policies},
 		{"public.get_organization_tenant(uuid)", "definer", users, policies},
 		{"public.get_user_accessible_organizations(uuid)", "definer", users, policies},
-		{"public.get_accessible_agents(uuid,integer)", "definer", users, policies},
+		{"public.search_agents(uuid,text[],integer)", "definer", users, policies},
+		{"public.search_knowledge_documents(uuid,text,integer)", "definer", users, policies},
 		{"public.can_user_access_resource(uuid,uuid,public.sharing_scope_type)", "definer", users, policies},
 		{"public.refresh_organization_stats()", "definer volatile", backend, "users would keep the server busy"},
 		{"authz.is_privileged()", "invoker", users, callers},

@@ -58,6 +58,7 @@ func wantedIndexes() []definition {
 		targets     = "a foreign key refers to it"
 		codes       = "two rows of one owner would have one code"
 		audiences   = "what a user may read would be found by reading the table"
+		search      = "what is searched would be found by reading the table"
 	)
 	wanted := []definition{
 		{"idx_organizations_slug", "CREATE UNIQUE INDEX idx_organizations_slug ON public.organizations USING btree (slug) WHERE (deleted_at IS NULL)", "two live organizations would have one address"},
@@ -66,10 +67,13 @@ func wantedIndexes() []definition {
 		{"idx_organizations_id_tenant", "CREATE UNIQUE INDEX idx_organizations_id_tenant ON public.organizations USING btree (id, tenant_organization_id)", targets},
 		{"idx_organizations_parent", "CREATE INDEX idx_organizations_parent ON public.organizations USING btree (parent_organization_id, parent_organization_type)", deletion},
 		{"idx_user_organizations_organization_id", "CREATE INDEX idx_user_organizations_organization_id ON public.user_organizations USING btree (organization_id)", deletion},
+		{"idx_organizations_suspended", "CREATE INDEX idx_organizations_suspended ON public.organizations USING btree (id) WHERE ((deleted_at IS NOT NULL) OR (is_active IS NOT TRUE))", "each statement would read all organizations"},
+		{"idx_agents_knowledge_domains", "CREATE INDEX idx_agents_knowledge_domains ON public.agents USING gin (knowledge_domains) WHERE (deleted_at IS NULL)", search},
+		{"idx_knowledge_documents_text", "CREATE INDEX idx_knowledge_documents_text ON public.knowledge_documents USING gin (authz.searchable(title, content)) WHERE (deleted_at IS NULL)", search},
 		{"idx_agents_audience", "CREATE INDEX idx_agents_audience ON public.agents USING btree (audience_key, priority DESC, name) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)", audiences},
-		{"idx_agents_accessible", "CREATE INDEX idx_agents_accessible ON public.agents USING btree (audience_key, priority DESC, tier, name) INCLUDE (owner_organization_id) WHERE ((deleted_at IS NULL) AND (status = 'active'::public.agent_status))", audiences},
+		{"idx_agents_accessible", "CREATE INDEX idx_agents_accessible ON public.agents USING btree (audience_key, priority DESC, tier, name) INCLUDE (id, owner_organization_id) WHERE ((deleted_at IS NULL) AND (status = 'active'::public.agent_status))", audiences},
 		{"idx_agents_org_list", "CREATE INDEX idx_agents_org_list ON public.agents USING btree (owner_organization_id, tier, name) INCLUDE (id, display_name, sharing_scope, audience_key) WHERE ((deleted_at IS NULL) AND (status = 'active'::public.agent_status))", list},
-		{"idx_conversations_user", "CREATE INDEX idx_conversations_user ON public.conversations USING btree (user_id, created_at DESC) WHERE (deleted_at IS NULL)", "a user's newest conversations would be found by reading all of them"},
+		{"idx_conversations_user", "CREATE INDEX idx_conversations_user ON public.conversations USING btree (user_id, created_at DESC) INCLUDE (id, owner_organization_id) WHERE (deleted_at IS NULL)", "a user's newest conversations would be found by reading all of them"},
 		{"idx_conversations_owner", "CREATE INDEX idx_conversations_owner ON public.conversations USING btree (owner_organization_id)", deletion},
 		{"idx_conversations_agent_id", "CREATE INDEX idx_conversations_agent_id ON public.conversations USING btree (agent_id)", deletion},
 		{"idx_messages_conversation", "CREATE INDEX idx_messages_conversation ON public.messages USING btree (conversation_id, created_at)", "a conversation's newest messages would be found by reading all of them"},
@@ -89,7 +93,7 @@ func wantedIndexes() []definition {
 	for _, table := range resourceTables {
 		wanted = append(wanted, definition{"idx_" + table + "_owner", "CREATE INDEX idx_" + table + "_owner ON public." + table + " USING btree (owner_organization_id, owner_tenant_id)", deletion})
 		if table != "agents" { // listed by priority, not by age
-			wanted = append(wanted, definition{"idx_" + table + "_audience", "CREATE INDEX idx_" + table + "_audience ON public." + table + " USING btree (audience_key, created_at DESC) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)", audiences})
+			wanted = append(wanted, definition{"idx_" + table + "_audience", "CREATE INDEX idx_" + table + "_audience ON public." + table + " USING btree (audience_key, created_at DESC) INCLUDE (id, owner_organization_id) WHERE (deleted_at IS NULL)", audiences})
 		}
 	}
 	for _, table := range append([]string{"organizations", "users", "user_organizations", "conversations", "messages"}, resourceTables...) {

@@ -46,8 +46,11 @@ begin
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p
         where p.pronamespace = 'public'::regnamespace
-          and p.proname in ('get_organization_hierarchy', 'get_organization_tenant', 'get_user_accessible_organizations',
-              'get_accessible_agents', 'can_user_access_resource', 'refresh_organization_stats')
+          and (p.proname in ('get_organization_hierarchy', 'get_organization_tenant', 'get_user_accessible_organizations',
+                  'can_user_access_resource', 'refresh_organization_stats', 'search_agents', 'search_knowledge_documents')
+              or p.proname in (
+                  select 'get_accessible_' || t.table_name from tenancy.classified_table t where t.class = 'resource'
+              ))
         union all
         select c.oid::regclass::text
         from pg_catalog.pg_class c
@@ -161,6 +164,11 @@ create table if not exists tenancy.planned_constraint (
     primary key (table_name, constraint_name)
 );
 
+-- What callers may execute. Each answers about the caller only, unless the caller is privileged.
+create table if not exists tenancy.api_function (
+    signature text primary key  -- as regprocedure reads it
+);
+
 -- Live: not deleted, active, and below a tenant that is.
 create or replace view authz.live_organization as
 select o.id, o.name, o.slug, o.organization_type, o.parent_organization_id, o.tenant_organization_id
@@ -230,7 +238,7 @@ begin
 end
 $$;
 
--- Whose rows nobody reads, however widely they are shared.
+-- Whose rows nobody reads, however widely they are shared. There are few, and an index has them.
 create or replace function authz.suspended_organizations() returns uuid[]
 language plpgsql stable parallel safe security definer set search_path = ''
 as $$
@@ -238,8 +246,12 @@ begin
     return array(
         select o.id
         from public.organizations o
-        left join public.organizations t on t.id = o.tenant_organization_id
-        where (o.deleted_at is null and o.is_active and (t.id is null or t.deleted_at is null and t.is_active)) is not true
+        where o.deleted_at is not null or o.is_active is not true
+        union
+        select o.id
+        from public.organizations t
+        join public.organizations o on o.parent_organization_id = t.id
+        where (t.deleted_at is not null or t.is_active is not true) and t.organization_type = 'tenant'
     );
 end
 $$;
@@ -264,7 +276,14 @@ end
 $$;
 
 -- The functions of the checklist ----------------------------------------------------------------------------------
--- An API role may call them, so each answers about the caller only, unless the caller is privileged.
+
+insert into tenancy.api_function (signature)
+values
+    ('public.get_organization_hierarchy(uuid)'),
+    ('public.get_organization_tenant(uuid)'),
+    ('public.get_user_accessible_organizations(uuid)'),
+    ('public.can_user_access_resource(uuid, uuid, public.sharing_scope_type)')
+on conflict do nothing;
 
 create or replace function public.get_organization_hierarchy(p_organization_id uuid)
 returns table (
@@ -327,7 +346,7 @@ begin
         end
     from authz.live_organization o
     left join public.user_organizations uo on uo.organization_id = o.id and uo.user_id = p_user_id and uo.is_active
-    where o.id = any (authz.visible_organizations_of(p_user_id))
+    where o.id = any ((select authz.visible_organizations_of(p_user_id))::uuid[])
     order by o.organization_type, o.name, o.id;
 end
 $$;
@@ -340,59 +359,198 @@ create or replace function public.can_user_access_resource(
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
-    perform authz.require_self(p_user_id);
-    return exists (
+    -- Asked of each of many rows: so the guard is not called for who asks about himself, and what authz.audiences_of() says
+    -- is looked up for one owner and scope.
+    if (p_user_id = auth.uid()) is not true then
+        perform authz.require_self(p_user_id);
+    end if;
+    return p_user_id is not null and exists (
         select
         from authz.live_organization o
         where o.id = p_resource_owner_org_id
-          and authz.audience_key(p_resource_sharing_scope, o.id, o.tenant_organization_id)
-              = any (authz.audiences_of(p_user_id))
+          and (p_resource_sharing_scope = 'platform' or exists (
+              -- Either is below o's tenant, which is live.
+              select
+              from public.user_organizations uo
+              join public.organizations mine on mine.id = uo.organization_id
+              where uo.user_id = p_user_id
+                and uo.is_active
+                and mine.deleted_at is null
+                and mine.is_active
+                and case p_resource_sharing_scope
+                    when 'organization' then mine.id = o.id
+                    when 'tenant' then mine.tenant_organization_id = o.tenant_organization_id
+                end
+          ))
     );
 end
 $$;
 
--- With a limit, it takes so many of each audience, which the index has in this order, and merges: the cost is that of
--- the rows returned, not of the rows that there are. That plan is right for whoever asks: making it anew for each caller
--- costs as much as the query.
-create or replace function public.get_accessible_agents(p_user_id uuid, p_limit integer default null)
-returns table (
-    agent_id uuid,
-    agent_name text,
-    agent_display_name text,
-    tier public.agent_tier,
-    sharing_scope public.sharing_scope_type,
-    owner_organization_id uuid,
-    access_reason text
-)
-language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_generic_plan
-as $$
+-- Lists -----------------------------------------------------------------------------------------------------------
+-- get_accessible_agents is the checklist's, and each resource table has its like. A page is the first rows of each
+-- audience, which an index has in this order, merged: it costs what its rows cost, whereas LIMIT on the table itself
+-- sorts all that the caller may read. The rows are looked up when it is known which they are. That plan is right for
+-- whoever asks, and made once; the planner, who does not know the limit, must not find another, nor compile it.
+
+do $$
 declare
-    audiences uuid[];
-    suspended uuid[];
+    target record;
 begin
-    perform authz.require_self(p_user_id);
-    audiences := authz.audiences_of(p_user_id);
-    suspended := authz.suspended_organizations();
-    return query
-    select a.id, a.name::text, a.display_name::text, a.tier, a.sharing_scope, a.owner_organization_id,
-        case a.sharing_scope
-            when 'platform' then 'platform-wide'
-            when 'tenant' then 'tenant-wide'
-            else 'organization-private'
+    for target in
+        select t.table_name, format('public.%I', t.table_name) as relation,
+            format('public.%I', 'get_accessible_' || t.table_name) as name, w.*
+        from tenancy.classified_table t
+        join (values
+            (
+                true,
+                'table (
+                    agent_id uuid,
+                    agent_name text,
+                    agent_display_name text,
+                    tier public.agent_tier,
+                    sharing_scope public.sharing_scope_type,
+                    owner_organization_id uuid,
+                    access_reason text
+                )',
+                $columns$r.id, r.name::text, r.display_name::text, r.tier, r.sharing_scope, r.owner_organization_id,
+                    case r.sharing_scope
+                        when 'platform' then 'platform-wide'
+                        when 'tenant' then 'tenant-wide'
+                        else 'organization-private'
+                    end$columns$,
+                'r.id, r.priority, r.tier, r.name',
+                'r.priority desc, r.tier, r.name',
+                $condition$ and r.status = 'active'$condition$
+            ),
+            (false, 'setof %s', 'r.*', 'r.id, r.created_at', 'r.created_at desc', '')
+        ) as w (of_agents, result, columns, sorted, sort_order, condition) on w.of_agents = (t.table_name = 'agents')
+        where t.class = 'resource' and to_regclass('public.' || t.table_name) is not null
+    loop
+        execute format(
+            $function$
+            create or replace function %1$s(p_user_id uuid, p_limit integer default null) returns %2$s
+            language plpgsql stable security definer
+            set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
+            as $f$
+            declare
+                audiences uuid[];
+                suspended uuid[];
+            begin
+                perform authz.require_self(p_user_id);
+                audiences := authz.audiences_of(p_user_id);
+                suspended := authz.suspended_organizations();
+                if p_limit is null then
+                    return query execute $all$
+                        select %4$s
+                        from %3$s r
+                        where r.audience_key = any ($1) and r.deleted_at is null%7$s and r.owner_organization_id <> all ($2)
+                        order by %6$s
+                    $all$ using audiences, suspended;
+                    return;
+                end if;
+                return query
+                select %4$s
+                from (
+                    select r.*
+                    from unnest(audiences) as audience (key)
+                    cross join lateral (
+                        select %5$s
+                        from %3$s r
+                        where r.audience_key = audience.key
+                          and r.deleted_at is null%7$s
+                          and r.owner_organization_id <> all (suspended)
+                        order by %6$s
+                        limit p_limit
+                    ) as r
+                    order by %6$s
+                    limit p_limit
+                ) as page
+                cross join lateral (select r.* from %3$s r where r.id = page.id offset 0) as r
+                order by %8$s;
+            end
+            $f$
+            $function$,
+            target.name, format(target.result, target.relation), target.relation, target.columns, target.sorted,
+            target.sort_order, target.condition, replace(target.sort_order, 'r.', 'page.'));
+        insert into tenancy.api_function (signature) values (target.name || '(uuid, integer)') on conflict do nothing;
+    end loop;
+end
+$$;
+
+-- Search ----------------------------------------------------------------------------------------------------------
+-- Neither @> nor @@ is leakproof. Under row level security they are no index conditions but are asked of each row that
+-- the caller may read; here the index of all rows is asked first, and what the caller may not read is left out. It is
+-- planned for what is searched, of which there may be much or little. Only what has these columns can be searched.
+
+-- What a document is found by: so much of it that PostgreSQL's limit of a megabyte for a tsvector never refuses one.
+create or replace function authz.searchable(p_title text, p_content text) returns tsvector
+language sql immutable parallel safe
+return to_tsvector('pg_catalog.english', coalesce(left(p_title, 1000), '') || ' ' || coalesce(left(p_content, 100000), ''));
+
+do $$
+begin
+    if exists (
+        select from pg_catalog.pg_attribute a
+        where a.attrelid = 'public.agents'::regclass and a.attname = 'knowledge_domains' and a.atttypid = 'text[]'::regtype
+    ) then
+        create or replace function public.search_agents(p_user_id uuid, p_knowledge_domains text[], p_limit integer default null)
+        returns setof public.agents
+        language plpgsql stable security definer
+        set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+        as $f$
+        declare
+            audiences uuid[];
+            suspended uuid[];
+        begin
+            perform authz.require_self(p_user_id);
+            audiences := authz.audiences_of(p_user_id);
+            suspended := authz.suspended_organizations();
+            return query
+            select a.*
+            from public.agents a
+            where a.knowledge_domains @> p_knowledge_domains
+              and a.deleted_at is null
+              and a.status = 'active'
+              and a.audience_key = any (audiences)
+              and a.owner_organization_id <> all (suspended)
+            order by a.priority desc, a.tier, a.name
+            limit p_limit;
         end
-    from unnest(audiences) as audience (key)
-    cross join lateral (
-        select x.id, x.name, x.display_name, x.tier, x.sharing_scope, x.owner_organization_id, x.priority
-        from public.agents x
-        where x.audience_key = audience.key
-          and x.deleted_at is null
-          and x.status = 'active'
-          and x.owner_organization_id <> all (suspended)
-        order by x.priority desc, x.tier, x.name
-        limit p_limit
-    ) as a
-    order by a.priority desc, a.tier, a.name
-    limit p_limit;
+        $f$;
+        insert into tenancy.api_function (signature) values ('public.search_agents(uuid, text[], integer)') on conflict do nothing;
+    end if;
+    if (
+        select count(*) = 2 from pg_catalog.pg_attribute a
+        where a.attrelid = to_regclass('public.knowledge_documents') and a.attname in ('title', 'content')
+          and a.atttypid in ('text'::regtype, 'varchar'::regtype)
+    ) then
+        -- The newest first: which fits best, only the words of every document found would tell.
+        create or replace function public.search_knowledge_documents(p_user_id uuid, p_query text, p_limit integer default null)
+        returns setof public.knowledge_documents
+        language plpgsql stable security definer
+        set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+        as $f$
+        declare
+            audiences uuid[];
+            suspended uuid[];
+        begin
+            perform authz.require_self(p_user_id);
+            audiences := authz.audiences_of(p_user_id);
+            suspended := authz.suspended_organizations();
+            return query
+            select d.*
+            from public.knowledge_documents d
+            where authz.searchable(d.title, d.content) @@ websearch_to_tsquery('pg_catalog.english', p_query)
+              and d.deleted_at is null
+              and d.audience_key = any (audiences)
+              and d.owner_organization_id <> all (suspended)
+            order by d.created_at desc
+            limit p_limit;
+        end
+        $f$;
+        insert into tenancy.api_function (signature) values ('public.search_knowledge_documents(uuid, text, integer)')
+        on conflict do nothing;
+    end if;
 end
 $$;
 
@@ -533,25 +691,24 @@ revoke all on all routines in schema authz, audit, tenancy from public;
 -- A check constraint calls it as whoever writes the row.
 grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
     to anon, authenticated, service_role;
+-- So does an index.
+grant execute on function authz.searchable(text, text) to anon, authenticated, service_role;
 -- A view reads its tables as its owner, and executes its functions as whoever reads it.
 grant execute on function authz.member_organizations(), authz.is_privileged() to authenticated, service_role;
 
-revoke all on function
-    public.get_organization_hierarchy(uuid),
-    public.get_organization_tenant(uuid),
-    public.get_user_accessible_organizations(uuid),
-    public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
-    public.get_accessible_agents(uuid, integer),
-    public.refresh_organization_stats()
-from public, anon, authenticated, service_role;
-grant execute on function
-    public.get_organization_hierarchy(uuid),
-    public.get_organization_tenant(uuid),
-    public.get_user_accessible_organizations(uuid),
-    public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
-    public.get_accessible_agents(uuid, integer)
-to authenticated, service_role;
+revoke all on function public.refresh_organization_stats() from public, anon, authenticated, service_role;
 grant execute on function public.refresh_organization_stats() to service_role;
+
+do $$
+declare
+    target record;
+begin
+    for target in select f.signature from tenancy.api_function f loop
+        execute format('revoke all on function %s from public, anon, authenticated, service_role', target.signature);
+        execute format('grant execute on function %s to authenticated, service_role', target.signature);
+    end loop;
+end
+$$;
 
 -- Plans -----------------------------------------------------------------------------------------------------------
 -- Each index as pg_get_indexdef() prints it, so that one of that name with another shape is not taken for it.
@@ -566,12 +723,13 @@ from (
         'CREATE UNIQUE INDEX idx_organizations_id_type ON public.organizations USING btree (id, organization_type)',
         'CREATE UNIQUE INDEX idx_organizations_id_tenant ON public.organizations USING btree (id, tenant_organization_id)',
         'CREATE INDEX idx_organizations_parent ON public.organizations USING btree (parent_organization_id, parent_organization_type)',
+        'CREATE INDEX idx_organizations_suspended ON public.organizations USING btree (id) WHERE ((deleted_at IS NOT NULL) OR (is_active IS NOT TRUE))',
         -- Lists lead with who may read them. There is none on (priority, name) alone: under a LIMIT the planner would
         -- walk it, and who sees little would read the whole table.
         'CREATE INDEX idx_agents_audience ON public.agents USING btree (audience_key, priority DESC, name) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)',
-        'CREATE INDEX idx_agents_accessible ON public.agents USING btree (audience_key, priority DESC, tier, name) INCLUDE (owner_organization_id) WHERE ((deleted_at IS NULL) AND (status = ''active''::public.agent_status))',
+        'CREATE INDEX idx_agents_accessible ON public.agents USING btree (audience_key, priority DESC, tier, name) INCLUDE (id, owner_organization_id) WHERE ((deleted_at IS NULL) AND (status = ''active''::public.agent_status))',
         'CREATE INDEX idx_agents_org_list ON public.agents USING btree (owner_organization_id, tier, name) INCLUDE (id, display_name, sharing_scope, audience_key) WHERE ((deleted_at IS NULL) AND (status = ''active''::public.agent_status))',
-        'CREATE INDEX idx_conversations_user ON public.conversations USING btree (user_id, created_at DESC) WHERE (deleted_at IS NULL)',
+        'CREATE INDEX idx_conversations_user ON public.conversations USING btree (user_id, created_at DESC) INCLUDE (id, owner_organization_id) WHERE (deleted_at IS NULL)',
         'CREATE INDEX idx_conversations_owner ON public.conversations USING btree (owner_organization_id)',
         'CREATE INDEX idx_messages_conversation ON public.messages USING btree (conversation_id, created_at)',
         -- A code is unique within its owner. Across owners it would tell what others have.
@@ -583,11 +741,28 @@ from (
     from tenancy.classified_table c
     join (values
         ('CREATE INDEX idx_%1$s_owner ON public.%1$I USING btree (owner_organization_id, owner_tenant_id)'),
-        ('CREATE INDEX idx_%1$s_audience ON public.%1$I USING btree (audience_key, created_at DESC) INCLUDE (owner_organization_id) WHERE (deleted_at IS NULL)')
+        ('CREATE INDEX idx_%1$s_audience ON public.%1$I USING btree (audience_key, created_at DESC) INCLUDE (id, owner_organization_id) WHERE (deleted_at IS NULL)')
     ) as i (definition) on c.table_name <> 'agents' or i.definition not like '%audience%'
     where c.class = 'resource'
 ) as w (definition)
 where to_regclass(split_part(split_part(w.definition, ' ON ', 2), ' ', 1)) is not null
+on conflict (index_name) do update set definition = excluded.definition;
+
+-- What is searched.
+insert into tenancy.planned_index (index_name, definition)
+select w.index_name, w.definition
+from (
+    select 'public.search_agents(uuid, text[], integer)' as signature, 'idx_agents_knowledge_domains' as index_name,
+        'CREATE INDEX idx_agents_knowledge_domains ON public.agents USING gin (knowledge_domains) WHERE (deleted_at IS NULL)' as definition
+    union all
+    select 'public.search_knowledge_documents(uuid, text, integer)', 'idx_knowledge_documents_text', format(
+        'CREATE INDEX idx_knowledge_documents_text ON public.knowledge_documents USING gin (authz.searchable(%s)) WHERE (deleted_at IS NULL)',
+        string_agg(case a.atttypid when 'text'::regtype then a.attname::text else format('(%s)::text', a.attname) end, ', '
+            order by a.attname desc))
+    from pg_catalog.pg_attribute a
+    where a.attrelid = to_regclass('public.knowledge_documents') and a.attname in ('title', 'content')
+) as w
+where w.signature in (select f.signature from tenancy.api_function f)
 on conflict (index_name) do update set definition = excluded.definition;
 
 -- Foreign keys of the legacy tables that no index leads with: deleting what they refer to would read the whole table.

@@ -478,8 +478,8 @@ begin
             'update public.%I r set deleted_at = now()
              where r.id = $1
                and r.deleted_at is null
-               and ($2 or r.owner_organization_id = any (authz.admin_organizations())
-                    or r.created_by = auth.uid() and r.owner_organization_id = any (authz.writer_organizations()))',
+               and ($2 or r.created_by = auth.uid() and r.owner_organization_id = any ((select authz.writer_organizations())::uuid[])
+                    or r.owner_organization_id = any ((select authz.admin_organizations())::uuid[]))',
             p_resource_type) using p_resource_id, privileged;
         get diagnostics changed = row_count;
     else
@@ -498,11 +498,23 @@ $$;
 do $$
 declare
     target record;
+    -- As authz.may_share() says, which would be asked for each row.
+    may_create constant text :=
+        $policy$deleted_at is null
+        and created_by = (select auth.uid())
+        and owner_organization_id = any ((select authz.writer_organizations())::uuid[])
+        and (sharing_scope = 'organization'
+             or sharing_scope = 'tenant'
+                and owner_organization_id = any ((select authz.admin_organizations())::uuid[])
+                and owner_organization_id <> '00000000-0000-0000-0000-000000000001'
+             or sharing_scope = 'platform'
+                and '00000000-0000-0000-0000-000000000001' = any ((select authz.admin_organizations())::uuid[]))$policy$;
+    -- First what most rows are changed by, so that nobody else need be looked up.
     may_change constant text :=
         'deleted_at is null
-         and (owner_organization_id = any ((select authz.admin_organizations())::uuid[])
-              or created_by = (select auth.uid())
-                 and owner_organization_id = any ((select authz.writer_organizations())::uuid[]))';
+         and (created_by = (select auth.uid())
+                 and owner_organization_id = any ((select authz.writer_organizations())::uuid[])
+              or owner_organization_id = any ((select authz.admin_organizations())::uuid[]))';
 begin
     for target in
         select t.table_name,
@@ -528,13 +540,8 @@ begin
                  and audience_key = any ((select authz.audiences())::uuid[])
                  and owner_organization_id <> all ((select authz.suspended_organizations())::uuid[]))',
             'users_view_accessible_' || target.table_name, target.table_name);
-        execute format(
-            'create policy %I on public.%I for insert to authenticated with check (
-                 deleted_at is null
-                 and created_by = (select auth.uid())
-                 and owner_organization_id = any ((select authz.writer_organizations())::uuid[])
-                 and authz.may_share(sharing_scope, owner_organization_id))',
-            'users_create_' || target.table_name, target.table_name);
+        execute format('create policy %I on public.%I for insert to authenticated with check (%s)',
+            'users_create_' || target.table_name, target.table_name, may_create);
         execute format('create policy %I on public.%I for update to authenticated using (%s) with check (%3$s)',
             'users_update_' || target.table_name, target.table_name, may_change);
 
@@ -669,23 +676,9 @@ create or replace function audit.shown(p_key text, p_value jsonb, p_columns text
 language sql immutable parallel safe
 return case when p_columns is null or p_key = any (p_columns) or coalesce(p_value, 'null') = 'null' then p_value else '"(private)"' end;
 
-create or replace function audit.organization_of(p_table name, p_row jsonb) returns uuid
-language plpgsql stable set search_path = ''
-as $$
-begin
-    return case p_table
-        when 'organizations' then (p_row ->> 'id')::uuid
-        when 'user_organizations' then (p_row ->> 'organization_id')::uuid
-        when 'messages' then (
-            select c.owner_organization_id from public.conversations c where c.id = (p_row ->> 'conversation_id')::uuid
-        )
-        else (p_row ->> 'owner_organization_id')::uuid
-    end;
-end
-$$;
-
 -- One row for each row that a statement changed, of an update the changed columns only. The aliases are such as no
--- column has: to_jsonb(alias) would mean the column.
+-- column has: to_jsonb(alias) would mean the column. OFFSET 0 makes the planner convert a row once, and not wherever it is
+-- named. A row of which everything is shown is not taken apart for it.
 create or replace function audit.record() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
@@ -693,35 +686,54 @@ declare
     columns constant text[] := audit.shown_columns(tg_relid, tg_argv[0]);
     caller constant uuid := auth.uid();
     acting constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
+    -- Where the row says whose it is. A message does not: its conversation does.
+    owner_column constant text := case tg_table_name
+        when 'organizations' then 'id'
+        when 'user_organizations' then 'organization_id'
+        else 'owner_organization_id'
+    end;
 begin
     if tg_op = 'INSERT' then
         insert into public.audit_logs (organization_id, user_id, actor_role, action, resource_type, resource_id, new_values)
-        select audit.organization_of(tg_table_name, c.after), caller, acting, tg_op, tg_table_name, c.after ->> 'id',
-            (select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.after) as v)
-        from (select to_jsonb(new__) as after from new_rows new__) as c;
+        select
+            coalesce((c.after ->> owner_column)::uuid,
+                (select o.owner_organization_id from public.conversations o where o.id = (c.after ->> 'conversation_id')::uuid)),
+            caller, acting, tg_op, tg_table_name, c.after ->> 'id',
+            case when columns is null then c.after else (
+                select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.after) as v) end
+        from (select to_jsonb(new__) as after from new_rows new__ offset 0) as c;
     elsif tg_op = 'DELETE' then
         insert into public.audit_logs (organization_id, user_id, actor_role, action, resource_type, resource_id, old_values)
-        select audit.organization_of(tg_table_name, c.before), caller, acting, tg_op, tg_table_name, c.before ->> 'id',
-            (select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.before) as v)
-        from (select to_jsonb(old__) as before from old_rows old__) as c;
+        select
+            coalesce((c.before ->> owner_column)::uuid,
+                (select o.owner_organization_id from public.conversations o where o.id = (c.before ->> 'conversation_id')::uuid)),
+            caller, acting, tg_op, tg_table_name, c.before ->> 'id',
+            case when columns is null then c.before else (
+                select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.before) as v) end
+        from (select to_jsonb(old__) as before from old_rows old__ offset 0) as c;
     else
         insert into public.audit_logs
             (organization_id, user_id, actor_role, action, resource_type, resource_id, old_values, new_values)
-        select audit.organization_of(tg_table_name, coalesce(c.after, c.before)), caller, acting,
+        select
+            coalesce((changed.row ->> owner_column)::uuid,
+                (select o.owner_organization_id from public.conversations o where o.id = (changed.row ->> 'conversation_id')::uuid)),
+            caller, acting,
             case when c.after ->> 'deleted_at' is not null and c.before ->> 'deleted_at' is null then 'SOFT_DELETE' else tg_op end,
-            tg_table_name, coalesce(c.after, c.before) ->> 'id', changed.old_values, changed.new_values
+            tg_table_name, changed.row ->> 'id', changed.old_values, changed.new_values
         from (
             -- A changed id makes two rows of one.
             select to_jsonb(old__) as before, to_jsonb(new__) as after
             from old_rows old__
             full join new_rows new__ on new__.id = old__.id
+            offset 0
         ) as c
         cross join lateral (
             select
+                coalesce(c.after, c.before) as row,
                 jsonb_object_agg(v.key, audit.shown(v.key, c.before -> v.key, columns)) as old_values,
                 jsonb_object_agg(v.key, audit.shown(v.key, c.after -> v.key, columns)) as new_values
             from jsonb_each(coalesce(c.after, c.before)) as v
-            where c.before -> v.key is distinct from c.after -> v.key
+            where v.value is distinct from case when c.after is not null then c.before end -> v.key
         ) as changed
         where changed.new_values is not null;
     end if;
@@ -769,18 +781,21 @@ grant execute on function
     authz.shared_key(uuid),
     authz.member_organizations(),
     authz.is_privileged(),
-    authz.may_share(public.sharing_scope_type, uuid)
+    authz.may_share(public.sharing_scope_type, uuid),
+    authz.searchable(text, text)
 to authenticated, service_role;
 
 revoke all on function public.soft_delete(text, uuid) from public, anon, authenticated, service_role;
-grant execute on function
-    public.get_organization_hierarchy(uuid),
-    public.get_organization_tenant(uuid),
-    public.get_user_accessible_organizations(uuid),
-    public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
-    public.get_accessible_agents(uuid, integer),
-    public.soft_delete(text, uuid)
-to authenticated, service_role;
+grant execute on function public.soft_delete(text, uuid) to authenticated, service_role;
+do $$
+declare
+    target record;
+begin
+    for target in select f.signature from tenancy.api_function f loop
+        execute format('grant execute on function %s to authenticated, service_role', target.signature);
+    end loop;
+end
+$$;
 grant select on public.organization_stats to authenticated;
 
 -- Is it so? -------------------------------------------------------------------------------------------------------

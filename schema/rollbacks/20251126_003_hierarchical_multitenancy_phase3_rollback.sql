@@ -52,6 +52,10 @@ begin
         call tenancy.patiently(format('alter table %s drop constraint %I', step.relation, step.conname));
     end loop;
 
+    for step in select f.signature from tenancy.api_function f loop
+        call tenancy.patiently(format('drop function if exists %s', step.signature));
+    end loop;
+
     -- Nobody but these functions and views uses each other.
     call tenancy.patiently($statements$
         drop view if exists public.organization_stats;
@@ -60,11 +64,7 @@ begin
         drop function if exists
             audit.make_partitions(integer),
             public.refresh_organization_stats(),
-            public.get_organization_hierarchy(uuid),
-            public.get_organization_tenant(uuid),
-            public.get_user_accessible_organizations(uuid),
-            public.get_accessible_agents(uuid, integer),
-            public.can_user_access_resource(uuid, uuid, public.sharing_scope_type),
+            authz.searchable(text, text),
             authz.visible_organizations_of(uuid),
             authz.suspended_organizations(),
             authz.audiences_of(uuid),
@@ -77,7 +77,7 @@ begin
     $statements$);
     revoke all on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
         from anon, authenticated, service_role;
-    drop table tenancy.planned_index, tenancy.planned_constraint;
+    drop table tenancy.planned_index, tenancy.planned_constraint, tenancy.api_function;
     perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
 end
 $$;

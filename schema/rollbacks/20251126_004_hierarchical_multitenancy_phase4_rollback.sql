@@ -60,7 +60,7 @@ begin
     drop function public.soft_delete(text, uuid), authz.guard(), authz.may_share(public.sharing_scope_type, uuid),
         authz.visible_organizations(), authz.admin_organizations(), authz.writer_organizations(),
         authz.audiences(), authz.colleagues(), authz.own_conversations(),
-        audit.record(), audit.organization_of(name, jsonb), audit.shown(text, jsonb, text[]), audit.shown_columns(regclass, text);
+        audit.record(), audit.shown(text, jsonb, text[]), audit.shown_columns(regclass, text);
 
     -- Every privilege that somebody else than the owner has, then those that were there before.
     for step in
@@ -88,7 +88,8 @@ begin
         execute step.statement;
     end loop;
     revoke all on function authz.suspended_organizations() from authenticated;
-    grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid) to anon;
+    grant execute on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid),
+        authz.searchable(text, text) to anon;
 
     for step in select statement from tenancy.undo where phase = 4 order by id desc loop
         begin

@@ -231,15 +231,12 @@ order by u.id, a.agent_id;
 -- What reads memberships runs as its owner, and so must not look up names where the caller can put some; and who is not
 -- signed in may not call it.
 select p.oid::regprocedure as function, p.prosecdef, p.proconfig, has_function_privilege('anon', p.oid, 'execute') as anonymous
-from unnest(array[
-    'get_organization_hierarchy(uuid)',
-    'get_organization_tenant(uuid)',
-    'get_user_accessible_organizations(uuid)',
-    'get_accessible_agents(uuid, integer)',
-    'can_user_access_resource(uuid, uuid, public.sharing_scope_type)',
-    'refresh_organization_stats()'
-]) as w (signature)
-left join pg_catalog.pg_proc p on p.oid = to_regprocedure('public.' || w.signature)
+from (
+    select signature from tenancy.api_function
+    union all
+    select 'public.refresh_organization_stats()'
+) as w
+left join pg_catalog.pg_proc p on p.oid = to_regprocedure(w.signature)
 where p.prosecdef is not true
    or not coalesce(p.proconfig @> array['search_path=""'], false)
    or has_function_privilege('anon', p.oid, 'execute')

@@ -204,6 +204,32 @@ from rule r
 where r.may_read <> public.can_user_access_resource(r.user_id, r.owner_id, 'tenant')
 order by 2, 1;
 
+-- name: who_is_told_otherwise_than_the_policies_say
+-- box: phase-4/test-data-isolation
+-- expect: none
+-- can_user_access_resource() looks memberships up by itself; the policies go by the audiences.
+with looked_at as (
+    select
+        o.id,
+        o.name,
+        o.tenant_organization_id,
+        (select min(uo.user_id::text)::uuid from public.user_organizations uo where uo.organization_id = o.id and uo.is_active) as user_id
+    from public.organizations o
+    where o.deleted_at is null
+    order by coalesce(o.slug in ('novartis', 'pfizer'), false) desc, o.id
+    limit 20
+)
+select reader.user_id, owner.name as owner, s.scope
+from looked_at reader
+cross join looked_at owner
+cross join unnest(enum_range(null::public.sharing_scope_type)) as s (scope)
+where reader.user_id is not null
+  and public.can_user_access_resource(reader.user_id, owner.id, s.scope) <> coalesce(
+      authz.audience_key(s.scope, owner.id, owner.tenant_organization_id) = any (authz.audiences_of(reader.user_id))
+          and owner.id <> all (authz.suspended_organizations()),
+      false)
+order by 2, 1, 3;
+
 -- name: who_misses_what_everybody_reads
 -- box: phase-4/test-data-isolation
 -- box: production-deployment/verify-data-isolation/spot-check-platform-wide-resources-visible-to-all
