@@ -1,5 +1,6 @@
 // Package explain runs a query under EXPLAIN ANALYZE and gives its plan as values that
-// tests can ask: which indexes, which sequential scans, how many rows and buffers.
+// tests can ask: which indexes, which sequential scans, how many rows and buffers. A
+// [Recorder] gives the plans of what functions execute and of prepared statements, too.
 package explain
 
 import (
@@ -21,9 +22,11 @@ type Querier interface {
 // Plan is an executed plan. What a function that is called from it does shows in its
 // buffers and times but not in its nodes, unless the planner inlined the function.
 type Plan struct {
+	SQL           string // of a recorded plan: see [Recorder]
 	Root          Node
 	PlanningTime  time.Duration
 	ExecutionTime time.Duration // on the server, triggers included
+	JIT           bool          // it was compiled
 }
 
 // Node is one step of a plan. Its counters include those of its children.
@@ -70,22 +73,33 @@ func Query(ctx context.Context, q Querier, sql string, args ...any) (Plan, error
 	if err := q.QueryRow(ctx, "explain (analyze, buffers, format json) "+statement, args...).Scan(&text); err != nil {
 		return Plan{}, fmt.Errorf("explain query: %w\n%s", err, statement)
 	}
-	var out []struct {
-		Plan          node
-		PlanningTime  float64 `json:"Planning Time"`
-		ExecutionTime float64 `json:"Execution Time"`
-	}
+	var out []explained
 	if err := json.Unmarshal(text, &out); err != nil {
 		return Plan{}, fmt.Errorf("read the plan that the server explained: %w\n%s", err, text)
 	}
 	if len(out) != 1 {
 		return Plan{}, fmt.Errorf("explain query: want one plan, got %d (does a rule rewrite it?)\n%s", len(out), statement)
 	}
+	return out[0].convert(), nil
+}
+
+// explained is a plan as EXPLAIN (FORMAT JSON) writes it, and auto_explain, which adds the statement.
+type explained struct {
+	SQL           string `json:"Query Text"`
+	Plan          node
+	PlanningTime  float64         `json:"Planning Time"`
+	ExecutionTime float64         `json:"Execution Time"`
+	JIT           json.RawMessage `json:"JIT"`
+}
+
+func (e explained) convert() Plan {
 	return Plan{
-		Root:          out[0].Plan.convert(),
-		PlanningTime:  milliseconds(out[0].PlanningTime),
-		ExecutionTime: milliseconds(out[0].ExecutionTime),
-	}, nil
+		SQL:           e.SQL,
+		Root:          e.Plan.convert(),
+		PlanningTime:  milliseconds(e.PlanningTime),
+		ExecutionTime: milliseconds(e.ExecutionTime),
+		JIT:           e.JIT != nil,
+	}
 }
 
 // Nodes returns every node, parents before children.
@@ -143,8 +157,9 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-func (n Node) write(b *strings.Builder, indent string) {
-	b.WriteString(indent)
+// title is what the step is.
+func (n Node) title() string {
+	b := &strings.Builder{}
 	if n.Subplan != "" {
 		b.WriteString(n.Subplan + ": ")
 	}
@@ -161,6 +176,19 @@ func (n Node) write(b *strings.Builder, indent string) {
 			b.WriteString(" " + n.Alias)
 		}
 	}
+	return b.String()
+}
+
+// condition is one of a step's, by the name that the texts here have for it.
+type condition struct{ name, text string }
+
+func (n Node) conditions() []condition {
+	return slices.DeleteFunc([]condition{{"index", n.IndexCond}, {"join", n.JoinCond}, {"filter", n.Filter}},
+		func(c condition) bool { return c.text == "" })
+}
+
+func (n Node) write(b *strings.Builder, indent string) {
+	b.WriteString(indent + n.title())
 	if n.Loops == 0 {
 		b.WriteString(" (never executed)")
 	} else {
@@ -170,10 +198,8 @@ func (n Node) write(b *strings.Builder, indent string) {
 		}
 		fmt.Fprintf(b, ", buffers %d, %s)", n.Buffers.Total(), n.Time)
 	}
-	for _, detail := range []struct{ name, text string }{{"index", n.IndexCond}, {"join", n.JoinCond}, {"filter", n.Filter}} {
-		if detail.text != "" {
-			fmt.Fprintf(b, "\n%s    %s %s", indent, detail.name, detail.text)
-		}
+	for _, c := range n.conditions() {
+		fmt.Fprintf(b, "\n%s    %s %s", indent, c.name, c.text)
 	}
 	if n.Removed > 0 {
 		fmt.Fprintf(b, " removed %.0f", n.Removed)

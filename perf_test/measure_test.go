@@ -1,0 +1,135 @@
+package perf_test
+
+import (
+	"cmp"
+	"context"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// Fewer runs than these have no percentiles, and a slow query must not get away because
+// it is slow. What takes seconds, the literal design, has few: it is far from any budget.
+const (
+	fewestRuns     = 20
+	fewestSlowRuns = 3
+	slow           = time.Second
+)
+
+// contest is a way to do something and another to compare it with, which are run in
+// turns: what the machine does meanwhile meets both.
+type contest struct {
+	run     func(*testing.B) time.Duration
+	other   func(*testing.B) time.Duration // nil for none
+	against string                         // what the other is, for the metric's name
+
+	budget time.Duration // of the 95th percentile; 0 for none
+	ratio  float64       // budget of the median, in medians of the other; 0 for none
+}
+
+// byHand is what a query is compared with: the same rows, asked for by a superuser who
+// knows what the caller may see, and writes it down.
+const byHand = "by-hand"
+
+// measure runs the contest as a benchmark of this name, and reports what it takes. Over a
+// budget the whole fails, and not this one, whose figures would not be shown then.
+func (c contest) measure(whole *testing.B, name string) {
+	whole.Helper()
+	whole.Run(name, func(b *testing.B) { c.turns(b, whole) })
+}
+
+func (c contest) turns(b, whole *testing.B) {
+	b.Helper()
+	var runs, others []time.Duration
+	turn := func() {
+		runs = append(runs, c.run(b))
+		if c.other != nil {
+			others = append(others, c.other(b))
+		}
+	}
+	turn() // fills the caches, and does not count
+	runs, others = nil, nil
+	for b.Loop() {
+		turn()
+	}
+	for len(runs) < fewestRuns && (len(runs) < fewestSlowRuns || percentile(runs, 50) < slow) {
+		turn()
+	}
+
+	p50, p95 := percentile(runs, 50), percentile(runs, 95)
+	b.ReportMetric(milliseconds(p50), "p50-ms")
+	b.ReportMetric(milliseconds(p95), "p95-ms")
+	b.ReportMetric(0, "ns/op") // both together: nobody's figure
+	if c.budget > 0 {
+		b.ReportMetric(milliseconds(c.budget), "budget-ms")
+	}
+	if budget := time.Duration(float64(c.budget) * scale(b)); c.budget > 0 && p95 > budget {
+		whole.Errorf("%s: p95 is %s of %d runs, the budget is %s", b.Name(), p95, len(runs), budget)
+	}
+	if c.other == nil {
+		return
+	}
+	ratio := float64(p50) / float64(percentile(others, 50))
+	b.ReportMetric(milliseconds(percentile(others, 50)), c.against+"-p50-ms")
+	b.ReportMetric(ratio, "ratio")
+	if budget := c.ratio * scale(b); c.ratio > 0 && ratio > budget {
+		whole.Errorf("%s: %.2f times as long as %s, the budget is %.2f", b.Name(), ratio, c.against, budget)
+	}
+}
+
+// querier is a transaction or a connection.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// timed is how long it takes until the last row of the answer is here.
+func timed(q querier, sql string) func(*testing.B) time.Duration {
+	return func(b *testing.B) time.Duration {
+		start := time.Now()
+		answer(b, q, sql)
+		return time.Since(start)
+	}
+}
+
+// answer is what the rows say in their first column, in some order. Arguments stand in
+// the text, as psql and many a pool send them: it is planned anew each time.
+func answer(b *testing.B, q querier, sql string) (found []string) {
+	result, err := q.Query(b.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+	require.NoError(b, err, sql)
+	for result.Next() {
+		found = append(found, string(result.RawValues()[0]))
+	}
+	require.NoError(b, result.Err(), sql)
+	return found
+}
+
+func percentile(durations []time.Duration, p int) time.Duration {
+	sorted := slices.Sorted(slices.Values(durations))
+	return sorted[(len(sorted)-1)*p/100]
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// sizes reads PERF_ROWS: how many rows a table has, several separated by commas.
+func sizes(b *testing.B) (sizes []int) {
+	for field := range strings.SplitSeq(cmp.Or(os.Getenv("PERF_ROWS"), "1000"), ",") {
+		size, err := strconv.Atoi(strings.TrimSpace(field))
+		require.NoError(b, err, "PERF_ROWS")
+		require.GreaterOrEqual(b, size, 1000, "PERF_ROWS")
+		sizes = append(sizes, size)
+	}
+	return sizes
+}
+
+// scale reads PERF_BUDGET_SCALE, which multiplies every budget.
+func scale(b *testing.B) float64 {
+	scale, err := strconv.ParseFloat(cmp.Or(os.Getenv("PERF_BUDGET_SCALE"), "1"), 64)
+	require.NoError(b, err, "PERF_BUDGET_SCALE")
+	return scale
+}
