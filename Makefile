@@ -8,8 +8,8 @@ SHELL := bash
 # The tests need no C compiler, and are the same program on a machine that has one.
 export CGO_ENABLED ?= 0
 
-# Packages to test, tests to run in them (a regular expression), further arguments of go test.
-PKG ?= ./...
+# Packages to test, the one that takes longest first; tests to run in them (a regular expression), further arguments of go test.
+PKG ?= ./rls_test ./...
 RUN ?=
 ARGS ?=
 
@@ -29,10 +29,11 @@ $(if $(BASELINE_DUMP),$(eval override ARGS := -timeout=24h $(ARGS)))
 report_of_dump = $(if $(BASELINE_DUMP),rm -f $(dump_report); trap 'if [ -e $(dump_report) ]; then cat $(dump_report); fi' EXIT;)
 
 # -count=1: what a database answers is not part of the key of Go's test cache.
+# -p: packages that wait, for locks, for servers that stop, leave the processors to those that do not.
 # A test that was skipped, or a run without a test, proves nothing: both fail.
 gotest = go tool gotestsum --format pkgname --format-hide-empty-pkg \
 	--post-run-command='bash -c "((TESTS_TOTAL > 0 && TESTS_SKIPPED == 0)) || { echo no test ran, or one was skipped >&2; exit 1; }"' \
-	-- -count=1 $(if $(RUN),-run '$(RUN)') $(ARGS) $(PKG)
+	-- -count=1 -p=4 $(if $(RUN),-run '$(RUN)') $(ARGS) $(PKG)
 
 .PHONY: help
 help: ## list the targets
@@ -51,13 +52,29 @@ faults: ## interrupt every migration and every rollback at 200 random moments, a
 	@FAULTS_KILLS='$(or $(KILLS),200)' MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=12h -v $(if $(RUN),-run '$(RUN)') ./phases_test/faults
 
 .PHONY: golden
-golden: ## write down anew who may do what to which row, and what each scenario answers, for the review
-	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios' ./rls_test
-	@git status --short schema/access rls_test/testdata
+golden: ## write down anew who may do what to which row, what each scenario answers, how queries are planned (MAJOR=18)
+	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios|Phase3Plans' ./rls_test ./perf_test
+	@git status --short schema/access rls_test/testdata perf_test/testdata
+
+# What the last make bench said, for make plots.
+measured := build/bench/bench.txt
+
+# What the tests' own tools are compared with is a dependency of a module of its own.
+gobench = go test -C $(1) -count=1 -timeout=12h -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS)
 
 .PHONY: bench
 bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCALE=1 BENCH=. ARGS=-benchtime=200x)
-	@MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=60m -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS) ./perf_test/...
+	@mkdir -p $(dir $(measured))
+	@MAJOR='$(MAJOR)' .ci/with-postgres $(call gobench,.) ./perf_test/... | tee $(measured)
+	@MAJOR='$(MAJOR)' .ci/with-postgres $(call gobench,perf_test/peers) ./...
+
+.PHONY: plots
+plots: ## draw what make bench measured: latency against rows, into build/report/latency
+	@go run ./helpers/latency/plot $(measured)
+
+.PHONY: bench-compare
+bench-compare: ## measure a git ref and the working tree in turns, and say what has changed (BASE=main COUNT=6 BENCH=. PERF_ROWS= ARGS=)
+	@BENCH='$(BENCH)' COUNT='$(COUNT)' MAJOR='$(MAJOR)' .ci/with-postgres .ci/bench-compare '$(BASE)' $(ARGS)
 
 .PHONY: live
 live: ## what users of the application notice of each phase and rollback; writes build/report/live.json (ROWS=100000 RATE=100)
@@ -90,11 +107,13 @@ rollback: ## take a phase back, verify that, and write a log (DATABASE_URL=postg
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
-	@go vet ./...
-	@go run $(STATICCHECK) ./...
+	@for module in . perf_test/peers; do \
+		go vet -C $$module ./...; \
+		(cd $$module && go run $(STATICCHECK) ./...); \
+		go mod tidy -C $$module -diff || { echo "run go mod tidy in $$module" >&2; exit 1; }; \
+	done
 	@command -v shellcheck >/dev/null || { echo 'install shellcheck, for the scripts in .ci' >&2; exit 1; }
 	@shellcheck .ci/*
-	@go mod tidy -diff || { echo 'run go mod tidy' >&2; exit 1; }
 
 .PHONY: ci
 ci: ## run all that CI runs; on Debian as root, installs what it needs
