@@ -111,7 +111,7 @@ func (c caller) common(table string) []query {
 			sql:     "select count(*) from public." + table,
 			byHand:  fmt.Sprintf("select count(*) from public.%s where %s", table, c.reads()),
 			literal: "select count(*) from public." + table,
-			budget:  commonQueryBudget, ratio: c.countRatio(),
+			budget:  commonQueryBudget, ratio: listRatio,
 		},
 		{
 			name: "first_page_" + table,
@@ -133,15 +133,6 @@ func (c caller) common(table string) []query {
 			budget: accessibleAgentsBudget, ratio: listRatio, growth: true,
 		},
 	}
-}
-
-// countRatio is the budget of a count. Who sees next to nothing among few organizations has none: PostgreSQL, which plans
-// before it knows how little it is, starts workers to count it, and they take some milliseconds to come.
-func (c caller) countRatio() float64 {
-	if c.role == nobody.role {
-		return 0
-	}
-	return listRatio
 }
 
 // queries is what a member is measured by.

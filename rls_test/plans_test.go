@@ -132,8 +132,8 @@ func testParallelWorkers(t *testing.T) {
 		create function public.reader() returns int language plpgsql volatile parallel safe as 'begin return pg_catalog.pg_backend_pid(); end';
 		grant execute on function public.reader() to authenticated;
 		alter table public.agents set (parallel_workers = 2);
-		alter table public.prompts set (parallel_workers = 2);
-		alter table public.use_cases set (parallel_workers = 2)`)(t, db)
+		alter table public.organizations set (parallel_workers = 2);
+		alter table public.messages set (parallel_workers = 2)`)(t, db)
 	const cheap = `
 		select set_config(name, value, true) from (values
 			('parallel_setup_cost', '0'), ('parallel_tuple_cost', '0'), ('min_parallel_table_scan_size', '0'), ('parallel_leader_participation', 'off'),
@@ -141,7 +141,7 @@ func testParallelWorkers(t *testing.T) {
 	users := []fixtures.User{fixtures.Alice, fixtures.Bob, fixtures.Eve, fixtures.Tess, fixtures.Root, fixtures.Nobody}
 	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
 		leader := backend(t, tx)
-		for _, table := range []string{"agents", "prompts", "use_cases"} {
+		for _, table := range []string{"messages", "organizations"} {
 			query := `select id::text, public.reader() from public.` + table
 			// read is the rows, and the processes that have read them. The statement is planned anew each time.
 			read := func(tx pgx.Tx) (keys []string, readers map[int]bool) {
@@ -179,6 +179,9 @@ func testParallelWorkers(t *testing.T) {
 				}
 				require.True(t, time.Now().Before(deadline), "no worker reads %s: %s", table, plan)
 			}
+			plan, err := column(t.Context(), parallel, `explain select id::text, public.reader() from public.agents`, pgx.QueryExecModeExec)
+			require.NoError(t, err)
+			require.NotContains(t, strings.Join(plan, "\n"), "Gather", "a resource is never worth the workers: see authz.audiences()")
 			require.NoError(t, parallel.Rollback(t.Context()))
 		}
 	})
