@@ -39,6 +39,7 @@ func TestProgress(t *testing.T) {
 		// until it has been seen that something did.
 		first := hold(t, db, "select from public.agents where id = '"+fixtures.NovartisAgent.ID+"' for update")
 		second := hold(t, db, "select from public.prompts where id = '"+fixtures.PfizerPrompt.ID+"' for update")
+		complete := func(p script.Progress) bool { return p.What == "agents" && p.Done == p.Total }
 		var releaseFirst, releaseSecond sync.Once
 		released := make(chan struct{})
 		f, err := schema.Migration(schema.Phase2)
@@ -55,14 +56,15 @@ func TestProgress(t *testing.T) {
 					})
 				}
 			case script.Progress:
-				releaseSecond.Do(second.release)
+				if complete(e) { // it may have been seen on the way, too
+					releaseSecond.Do(second.release)
+				}
 			}
 		})
 		<-released
-		at := slices.IndexFunc(all, func(p script.Progress) bool { return p.What == "agents" })
+		at := slices.IndexFunc(all, complete)
 		require.GreaterOrEqual(t, at, 0, "%v", all)
 		require.EqualValues(t, agents, all[at].Done)
-		require.EqualValues(t, agents, all[at].Total)
 		require.Equal(t, "rows", all[at].Unit)
 		require.Greater(t, all[at].Rate, float64(agents)/1.5, "the time before it began to move does not count")
 	})
