@@ -94,15 +94,15 @@ type query struct {
 	sparse  bool // of a thousand rows it may find none
 }
 
-var resourceTables = []string{"agents", "knowledge_documents", "prompts", "workflows", "use_cases", "capabilities"}
-
 // page is how many rows a first page has.
 const page = 50
 
 // common is what all callers are measured by.
 func (c caller) common(table string) []query {
 	columns, conditions, order := "*", "", "created_at desc"
+	literal := fmt.Sprintf("select * from public.%s order by %s limit %d", table, order, page)
 	if table == "agents" {
+		literal = fmt.Sprintf("select * from literal.get_accessible_agents('%s') limit %d", c.user.ID, page)
 		columns, conditions, order = "id, name, display_name, tier, sharing_scope, owner_organization_id, priority", " and status = 'active'", "priority desc, tier, name"
 	}
 	return []query{
@@ -126,18 +126,15 @@ func (c caller) common(table string) []query {
 					order by %s limit %[6]d
 				) as a
 				order by %[5]s limit %[6]d`, strings.Join(c.audiences, ","), columns, table, c.live()+conditions, order, page),
-			literal: map[bool]string{
-				true:  fmt.Sprintf("select * from literal.get_accessible_agents('%s') limit %d", c.user.ID, page),
-				false: fmt.Sprintf("select %s from public.%s order by %s limit %d", columns, table, order, page),
-			}[table == "agents"],
-			budget: accessibleAgentsBudget, ratio: listRatio, growth: true,
+			literal: literal,
+			budget:  accessibleAgentsBudget, ratio: listRatio, growth: true,
 		},
 	}
 }
 
 // queries is what a member is measured by.
 func (c caller) queries() (queries []query) {
-	for _, table := range resourceTables {
+	for _, table := range resources() {
 		queries = append(queries, c.common(table)...)
 	}
 	agents := fmt.Sprintf("owner_organization_id = '%s' and status = 'active' and deleted_at is null", fixtures.Novartis.ID)
@@ -403,7 +400,7 @@ func BenchmarkSight(b *testing.B) {
 		db := filled(b, worlds[0].bulk(rows))
 		everyman.do(b, db, func(all pgx.Tx) {
 			nobody.do(b, db, func(none pgx.Tx) {
-				for _, table := range resourceTables {
+				for _, table := range resources() {
 					page := func(c caller) string {
 						return fmt.Sprintf("select * from public.get_accessible_%s('%s', %d)", table, c.user.ID, page)
 					}
@@ -458,7 +455,7 @@ func literal(b *testing.B, bulk fixtures.Bulk) *pgtest.DB {
 	agents, conversations, found := strings.Cut(string(text), `CREATE POLICY "users_view_own_conversations"`)
 	require.True(b, found, "the policies of conversations come last")
 	sql := string(helpers) + "set search_path = public, literal;\n"
-	for _, table := range resourceTables {
+	for _, table := range resources() {
 		sql += strings.ReplaceAll(agents, "agents", table) + fmt.Sprintf("alter table %s enable row level security;\n", table)
 	}
 	sql += `alter table conversations enable row level security; CREATE POLICY "users_view_own_conversations"` + conversations
