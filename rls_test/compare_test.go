@@ -81,7 +81,7 @@ func compareIn(t testing.TB, tx pgx.Tx, w world, u fixtures.User, paths []path, 
 		rows []row
 	}
 	var together []sent
-	var statements []string
+	var queries []query
 	for _, table := range slices.Sorted(maps.Keys(byTable)) {
 		for _, p := range paths {
 			switch rows := byTable[table]; {
@@ -91,11 +91,11 @@ func compareIn(t testing.TB, tx pgx.Tx, w world, u fixtures.User, paths []path, 
 			case p.send != nil:
 				v.add(p.judge(w, u, rows, p.send(t, tx, p.statement(rows[0])), rules))
 			default:
-				together, statements = append(together, sent{p, rows}), append(statements, p.statement(rows[0]))
+				together, queries = append(together, sent{p, rows}), append(queries, p.query(rows[0]))
 			}
 		}
 	}
-	for i, a := range again(t, tx, statements) {
+	for i, a := range attempts(t, tx, queries) {
 		v.add(together[i].path.judge(w, u, together[i].rows, a, rules))
 	}
 	return v

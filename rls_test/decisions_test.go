@@ -216,7 +216,7 @@ func second(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v verd
 func deleting(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) (v verdict) {
 	t.Helper()
 	rules := rulesOn(t, db)
-	p := path{"soft_delete()", change, each, `select public.soft_delete('{name}', '{row}')`, nil}
+	p := path{"soft_delete()", change, each, `select public.soft_delete({name}, {row})`, nil}
 	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
 		var rows []row
 		for _, r := range w.rows {

@@ -71,15 +71,15 @@ func literal(t testing.TB, tx pgx.Tx, w world, u fixtures.User) (v verdict) {
 		}
 		return found
 	}
-	statements := []string{
-		`select id::text from literal.agents union all select id::text from literal.conversations`,
-		`update literal.agents set name = 'New' returning id::text`,
-		`select id::text from public.conversations`,
+	queries := []query{
+		{sql: `select id::text from literal.agents union all select id::text from literal.conversations`},
+		{sql: `update literal.agents set name = 'New' returning id::text`},
+		{sql: `select id::text from public.conversations`},
 	}
 	for _, table := range resourceTables {
-		statements = append(statements, `select id::text from public.`+table, fmt.Sprintf(`update public.%s set updated_at = now() returning id::text`, table))
+		queries = append(queries, query{sql: `select id::text from public.` + table}, query{sql: fmt.Sprintf(`update public.%s set updated_at = now() returning id::text`, table)})
 	}
-	found := again(t, tx, statements)
+	found := attempts(t, tx, queries)
 	theirs := map[verb]map[string]bool{read: ids(found[0]), change: ids(found[1])}
 	ours := map[verb]map[string]bool{read: ids(found[2]), change: {}}
 	for i := range resourceTables {
@@ -132,14 +132,14 @@ func literalInserts(t testing.TB, tx pgx.Tx, w world, u fixtures.User) (v verdic
 	ours, theirs := insertions[0], insertions[0]
 	theirs.sql = `insert into literal.agents ({columns}) values ({values})`
 	var rows []row
-	var statements []string
+	var queries []query
 	for _, r := range w.candidates(u, w.near(u)) {
 		if r.table == "agents" {
 			rows = append(rows, r)
-			statements = append(statements, ours.statement(r), theirs.statement(r))
+			queries = append(queries, ours.query(r), theirs.query(r))
 		}
 	}
-	found := attempts(t, tx, statements)
+	found := attempts(t, tx, queries)
 	for i, r := range rows {
 		v.literally(w, u, insert, r, found[2*i].outcome == done, found[2*i+1].outcome == done)
 	}

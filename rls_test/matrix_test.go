@@ -111,18 +111,19 @@ func takeMatrix(t testing.TB, db *pgtest.DB) matrix {
 				if !p.fits(table) {
 					continue
 				}
-				whole := attempts(t, tx, []string{p.statement(row{table: table})})[0]
+				whole := attempts(t, tx, []query{p.query(row{table: table})})[0]
 				met(p.verb, whole.keys...)
 				if !held(whole.outcome) {
 					require.Contains(t, []outcome{done, filtered, denied}, whole.outcome, "%s: %s", u.Email, p.statement(row{table: table}))
 					continue
 				}
 				// Others stand in the way of some row, and would of all.
-				var keys, statements []string
+				var keys []string
+				var queries []query
 				for _, key := range slices.Sorted(maps.Keys(names[table])) {
-					keys, statements = append(keys, key), append(statements, named("DELETE of one row").statement(row{table: table, key: key}))
+					keys, queries = append(keys, key), append(queries, named("DELETE of one row").query(row{table: table, key: key}))
 				}
-				for i, a := range attempts(t, tx, statements) {
+				for i, a := range attempts(t, tx, queries) {
 					if a.outcome == done || held(a.outcome) {
 						met(p.verb, keys[i])
 					}

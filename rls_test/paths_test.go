@@ -124,23 +124,51 @@ var insertions = []path{
 	{"MERGE INSERT", insert, each, `merge into {table} using (values (1)) as v on false when not matched then insert ({columns}) values ({values})`, nil},
 }
 
-// statement is what is sent.
+// statement is what is sent, as somebody would write it.
 func (p path) statement(r row) string {
-	columns, values := r.insertable()
-	return strings.NewReplacer(
-		"{name}", r.table,
-		"{row}", r.key,
-		"{columns}", columns,
-		"{values}", values,
+	return p.fill(r, func(value string) string { return "'" + value + "'" })
+}
+
+// query is what is sent: the same text for all rows of a table, so that a session plans
+// it once, as those of a connection pool do.
+func (p path) query(r row) (q query) {
+	q.sql = p.fill(r, func(value string) string {
+		q.args = append(q.args, []byte(value))
+		return fmt.Sprintf("$%d", len(q.args))
+	})
+	return q
+}
+
+type query struct {
+	sql  string
+	args [][]byte
+}
+
+// fill writes the path's SQL for a row, and each of the row's values as literal says.
+func (p path) fill(r row, literal func(value string) string) string {
+	sql := strings.NewReplacer(
+		"{this}", tables[r.table]+" = {row}",
 		"{table}", "public."+r.table,
 		"{key}", tables[r.table],
 		"{set}", setting[r.table],
-		"{this}", fmt.Sprintf("%s = '%s'", tables[r.table], r.key),
 	).Replace(p.sql)
+	if strings.Contains(sql, "{columns}") {
+		columns, values := r.insertable()
+		for i := range values {
+			values[i] = literal(values[i])
+		}
+		sql = strings.NewReplacer("{columns}", strings.Join(columns, ", "), "{values}", strings.Join(values, ", ")).Replace(sql)
+	}
+	for placeholder, value := range map[string]string{"{name}": r.table, "{row}": r.key} {
+		if strings.Contains(sql, placeholder) {
+			sql = strings.ReplaceAll(sql, placeholder, literal(value))
+		}
+	}
+	return sql
 }
 
 // insertable is the columns that make a row what it is, and their values.
-func (r row) insertable() (columns, values string) {
+func (r row) insertable() (columns, values []string) {
 	var of map[string]string
 	switch r.table {
 	case "conversations":
@@ -158,13 +186,12 @@ func (r row) insertable() (columns, values string) {
 	default:
 		of = map[string]string{r.nameColumn(): r.name, "owner_organization_id": r.owner, "sharing_scope": string(r.scope), "created_by": r.creator, "code": r.code}
 	}
-	var names, texts []string
 	for _, column := range slices.Sorted(maps.Keys(of)) {
 		if of[column] != "" {
-			names, texts = append(names, column), append(texts, "'"+of[column]+"'")
+			columns, values = append(columns, column), append(values, of[column])
 		}
 	}
-	return strings.Join(names, ", "), strings.Join(texts, ", ")
+	return columns, values
 }
 
 // fits is whether there is such a statement: a view of totals has no rows to change.
@@ -193,47 +220,42 @@ type attempted struct {
 // each sends the path to each of the rows.
 func (p path) each(t testing.TB, tx pgx.Tx, rows []row) []attempted {
 	t.Helper()
-	statements := make([]string, len(rows))
+	queries := make([]query, len(rows))
 	for i, r := range rows {
-		statements[i] = p.statement(r)
+		queries[i] = p.query(r)
 	}
-	return attempts(t, tx, statements)
+	return attempts(t, tx, queries)
 }
 
 // attempts sends statements, each on its own, and says what became of each. Nothing of
 // any of them stays. They travel together: there are tens of thousands.
-func attempts(t testing.TB, tx pgx.Tx, statements []string) []attempted {
+func attempts(t testing.TB, tx pgx.Tx, queries []query) []attempted {
 	t.Helper()
-	return attemptsBy(t, tx, statements, func(p *pgconn.Pipeline, sql string) { p.SendQueryParams(sql, nil, nil, nil, nil) })
-}
-
-// again is attempts of statements that the session is sent many times, for one user
-// after the other: it plans each once, as a connection pool's session does.
-func again(t testing.TB, tx pgx.Tx, statements []string) []attempted {
-	t.Helper()
-	names := map[string]string{}
-	for _, sql := range statements {
-		names[sql] = fmt.Sprintf("%x", sha256.Sum256([]byte(sql)))[:32]
-		_, err := tx.Conn().Prepare(t.Context(), names[sql], sql)
-		require.NoError(t, err)
+	prepared := func(sql string) string {
+		name := fmt.Sprintf("%x", sha256.Sum256([]byte(sql)))[:32]
+		_, err := tx.Conn().Prepare(t.Context(), name, sql)
+		require.NoError(t, err, sql)
+		return name
 	}
-	return attemptsBy(t, tx, statements, func(p *pgconn.Pipeline, sql string) { p.SendQueryPrepared(names[sql], nil, nil, nil) })
-}
-
-func attemptsBy(t testing.TB, tx pgx.Tx, statements []string, sendOne func(*pgconn.Pipeline, string)) []attempted {
-	t.Helper()
-	var found []attempted
-	for some := range slices.Chunk(statements, 500) {
-		pipeline := tx.Conn().PgConn().StartPipeline(t.Context())
-		before := "savepoint attempt"
-		for _, sql := range some {
-			pipeline.SendQueryParams(before, nil, nil, nil, nil)
-			sendOne(pipeline, sql)
-			require.NoError(t, pipeline.Sync()) // an error skips what comes before this, and nothing after it
-			before = "rollback to savepoint attempt"
+	const begins, undoes, ends = "savepoint attempt", "rollback to savepoint attempt", "release savepoint attempt"
+	names := map[string]string{begins: prepared(begins), undoes: prepared(undoes), ends: prepared(ends)}
+	for _, q := range queries {
+		if names[q.sql] == "" {
+			names[q.sql] = prepared(q.sql)
 		}
-		pipeline.SendQueryParams(before, nil, nil, nil, nil)
-		pipeline.SendQueryParams("release savepoint attempt", nil, nil, nil, nil)
+	}
+	var found []attempted
+	for some := range slices.Chunk(queries, 500) {
+		pipeline := tx.Conn().PgConn().StartPipeline(t.Context())
+		before := begins
+		for _, q := range some {
+			pipeline.SendQueryPrepared(names[before], nil, nil, nil)
+			pipeline.SendQueryPrepared(names[q.sql], q.args, nil, nil)
+			require.NoError(t, pipeline.Sync()) // an error skips what comes before this, and nothing after it
+			before = undoes
+		}
+		pipeline.SendQueryPrepared(names[undoes], nil, nil, nil)
+		pipeline.SendQueryPrepared(names[ends], nil, nil, nil)
 		require.NoError(t, pipeline.Sync())
 		for range some {
 			answers, err := receive(pipeline)

@@ -18,6 +18,7 @@ const (
 	notInPrerequisiteState = "55000"
 	invalidText            = "22P02"
 	invalidLimit           = "2201W"
+	invalidParameter       = "22023"
 )
 
 func testFunctions(t *testing.T) {

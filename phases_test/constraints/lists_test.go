@@ -3,6 +3,7 @@ package constraints_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -107,8 +108,15 @@ func testSearch(t *testing.T) {
 			require.Equal(t, []string{fixtures.NovartisDocument.ID}, collect[string](t, tx, search, fixtures.Alice.ID, fixtures.NovartisDocument.Name, nil), "by its title")
 			require.Empty(t, collect[string](t, tx, search, fixtures.Alice.ID, "tiger", nil))
 			require.Empty(t, collect[string](t, tx, search, nil, "zebra", nil))
-			defer savepoint(t, tx)()
-			refused(t, tx, search, []any{fixtures.Alice.ID, "zebra", -1}, invalidLimit)
+			require.Equal(t, accessibleRows(fixtures.Alice, "knowledge_documents")[:1], collect[string](t, tx, search, fixtures.Alice.ID, strings.Repeat("zebra ", 166), 1))
+			for code, args := range map[string][]any{
+				invalidLimit:     {fixtures.Alice.ID, "zebra", -1},
+				invalidParameter: {fixtures.Alice.ID, strings.Repeat("zebra ", 167), 1},
+			} {
+				undo := savepoint(t, tx)
+				refused(t, tx, search, args, code)
+				undo()
+			}
 		})
 	})
 

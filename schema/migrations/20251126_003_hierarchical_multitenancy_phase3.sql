@@ -535,6 +535,9 @@ begin
             suspended uuid[];
         begin
             perform authz.require_self(p_user_id);
+            if length(p_query) > 1000 then -- a megabyte of words takes seconds to be made a query of
+                raise exception 'a search has at most 1000 characters, not %', length(p_query) using errcode = '22023';
+            end if;
             audiences := authz.audiences_of(p_user_id);
             suspended := authz.suspended_organizations();
             return query
