@@ -62,6 +62,12 @@ measured := build/bench/bench.txt
 # What the tests' own tools are compared with is a dependency of a module of its own.
 gobench = go test -C $(1) -count=1 -timeout=12h -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS)
 
+# The tests that are the judge take TEST_* like all others.
+.PHONY: mutants
+mutants: ## make mistakes in the migrations, one at a time, and let the tests find each (MUTANTS=50 SEED=1 RUN='phase4 policy' ARGS=-list)
+	@MAJOR='$(MAJOR)' .ci/with-postgres go run -C helpers/mutants . \
+		$(if $(MUTANTS),-sample '$(MUTANTS)') $(if $(SEED),-seed '$(SEED)') $(if $(RUN),-run '$(RUN)') $(ARGS)
+
 .PHONY: bench
 bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCALE=1 BENCH=. ARGS=-benchtime=200x)
 	@mkdir -p $(dir $(measured))
@@ -107,7 +113,7 @@ rollback: ## take a phase back, verify that, and write a log (DATABASE_URL=postg
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
-	@for module in . perf_test/peers; do \
+	@for module in . perf_test/peers helpers/mutants; do \
 		go vet -C $$module ./...; \
 		(cd $$module && go run $(STATICCHECK) ./...); \
 		go mod tidy -C $$module -diff || { echo "run go mod tidy in $$module" >&2; exit 1; }; \
