@@ -3,6 +3,7 @@ package rls_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -11,6 +12,7 @@ import (
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/actor"
 	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/pgtest"
 )
 
 func testConversations(t *testing.T) {
@@ -270,6 +272,44 @@ func testAudit(t *testing.T) {
 			return nil
 		})
 	}))
+
+	t.Run("every table, each row that is changed, deleted and made", func(t *testing.T) {
+		t.Parallel()
+		tx, err := db.Owner.Begin(t.Context())
+		require.NoError(t, err)
+		defer tx.Rollback(t.Context())
+		// Who refers to others goes first, and comes last.
+		order := []string{"messages", "conversations", "user_organizations", "users", "agents", "knowledge_documents", "prompts", "workflows",
+			"use_cases", "capabilities", "organizations"}
+		var classified int
+		require.NoError(t, tx.QueryRow(t.Context(), `select count(*) from tenancy.classified_table where class <> 'evidence'`).Scan(&classified))
+		require.Len(t, order, classified)
+		back := slices.Clone(order)
+		slices.Reverse(back)
+		for _, each := range []struct {
+			action, sql string
+			tables      []string
+		}{
+			{"UPDATE", `create temporary table saved_%[1]s as select * from public.%[1]s; update public.%[1]s set created_at = created_at - interval '1 s'`, order},
+			{"DELETE", `delete from public.%[1]s`, order},
+			{"INSERT", `insert into public.%[1]s select * from saved_%[1]s`, back},
+		} {
+			for _, table := range each.tables {
+				_, err := tx.Exec(t.Context(), `delete from public.audit_logs`)
+				require.NoError(t, err)
+				_, err = tx.Exec(t.Context(), fmt.Sprintf(each.sql, table), pgx.QueryExecModeSimpleProtocol)
+				require.NoError(t, err, table)
+				var rows, recorded int
+				require.NoError(t, tx.QueryRow(t.Context(), fmt.Sprintf(`
+					select (select count(*) from saved_%[1]s), (
+						select count(distinct l.resource_id)
+						from public.audit_logs l join saved_%[1]s s on s.id::text = l.resource_id
+						where l.action = '%[2]s' and l.resource_type = '%[1]s' and l.actor_role = '%[3]s')`, table, each.action, pgtest.OwnerRole)).Scan(&rows, &recorded))
+				require.Positive(t, rows, table)
+				require.Equal(t, rows, recorded, "%s of %s", each.action, table)
+			}
+		}
+	})
 
 	const forge = `insert into public.audit_logs (actor_role, action, resource_type) values ('x', 'INSERT', 'agents')`
 	steps := map[string]step{"the backend reads it": {actor.Service(), `select from public.audit_logs`, done}}

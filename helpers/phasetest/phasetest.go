@@ -48,7 +48,7 @@ func Data(t testing.TB, db *pgtest.DB, without ...string) catalog.Data {
 // which numbers a sequence had left.
 var incidental = []string{
 	"tenancy.backfill_progress.started_at", "tenancy.backfill_progress.finished_at",
-	"tenancy.completed_phase.completed_at",
+	"tenancy.completed_phase.completed_at", "tenancy.refreshed_statistics.refreshed_at",
 	"tenancy.undo.id",
 }
 

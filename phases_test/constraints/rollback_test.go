@@ -174,6 +174,13 @@ func testRollbackRefusals(t *testing.T) {
 		db.Migrate(t, schema.Phase3)
 		phasetest.Exec(t, db, `insert into public.audit_logs (actor_role, action, resource_type) values ('service_role', 'UPDATE', 'agents')`)
 		phasetest.Refuses(t, db, f, "public.audit_logs has a history, and this rollback drops it")
+		// Also while it is in a month that was detached, and not exported yet.
+		phasetest.Exec(t, db, `
+			update public.audit_logs set created_at = now() - interval '8 years';
+			select audit.make_partitions(1)`)
+		phasetest.Exec(t, db, `call audit.detach_partitions()`)
+		require.Equal(t, []int{0}, collect[int](t, db.Owner, `select count(*) from public.audit_logs`))
+		phasetest.Refuses(t, db, f, "public.audit_logs has a history, and this rollback drops it")
 
 		// As PGOPTIONS='-c tenancy.discard_audit_logs=…' does.
 		rollBack := func(said string) error {

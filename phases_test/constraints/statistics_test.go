@@ -194,7 +194,6 @@ func testAudit(t *testing.T) {
 		tx, err := db.Owner.Begin(t.Context())
 		require.NoError(t, err)
 		defer tx.Rollback(t.Context())
-		const entry = `insert into public.audit_logs (created_at, actor_role, action, resource_type) values ($1, 'service_role', 'UPDATE', 'agents') returning tableoid::regclass::text`
 		month := collect[string](t, tx, `select to_char(completed_at at time zone 'UTC', 'YYYYMM') from tenancy.completed_phase where phase = 3`)[0]
 		require.Equal(t, []string{"audit.audit_logs_" + month}, collect[string](t, tx, `
 			insert into public.audit_logs (created_at, actor_role, action, resource_type)

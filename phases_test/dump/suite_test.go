@@ -47,7 +47,7 @@ func (e *examination) take(t *testing.T) picture {
 	t.Helper()
 	// When something ran is no difference.
 	return picture{phasetest.Catalog(t, e.db), phasetest.Data(t, e.db, "tenancy.backfill_progress.started_at",
-		"tenancy.backfill_progress.finished_at", "tenancy.completed_phase.completed_at")}
+		"tenancy.backfill_progress.finished_at", "tenancy.completed_phase.completed_at", "tenancy.refreshed_statistics.refreshed_at")}
 }
 
 func (p picture) diff(other picture) string {

@@ -618,6 +618,12 @@ begin
 end
 $$;
 
+-- A materialised view does not say how old it is.
+create table if not exists tenancy.refreshed_statistics (
+    name text primary key,
+    refreshed_at timestamptz not null
+);
+
 -- REFRESH … CONCURRENTLY needs it.
 create unique index if not exists organization_stats_organization_id on tenancy.organization_stats (organization_id);
 
@@ -632,6 +638,8 @@ language plpgsql security definer set search_path = ''
 as $$
 begin
     refresh materialized view concurrently tenancy.organization_stats;
+    insert into tenancy.refreshed_statistics (name, refreshed_at) values ('organization_stats', now())
+    on conflict (name) do update set refreshed_at = excluded.refreshed_at;
 end
 $$;
 
@@ -661,23 +669,69 @@ create table if not exists audit.audit_logs_default partition of public.audit_lo
 
 create index if not exists idx_audit_logs_organization on public.audit_logs (organization_id, created_at desc);
 
--- A partition for each of the months from now on; returns how many it made.
+-- A partition for each of the months from now on, and for those that the default partition holds rows of: they move, for no
+-- month may be in two places. Returns how many it made. ATTACH, unlike PARTITION OF, lets everybody go on writing.
 create or replace function audit.make_partitions(p_months integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set timezone = 'UTC' set lock_timeout = '100ms'
 as $$
 declare
-    month timestamptz := date_trunc('month', now(), 'UTC');
+    missing timestamptz[];
+    month timestamptz;
+    name text;
     made integer := 0;
 begin
-    for i in 1..p_months loop
-        if to_regclass('audit.audit_logs_' || to_char(month at time zone 'UTC', 'YYYYMM')) is null then
-            execute format('create table audit.%I partition of public.audit_logs for values from (%L) to (%L)',
-                'audit_logs_' || to_char(month at time zone 'UTC', 'YYYYMM'), month, month + interval '1 month');
-            made := made + 1;
-        end if;
-        month := month + interval '1 month';
+    missing := array(
+        select m.month
+        from (
+            select date_trunc('month', now()) + n * interval '1 month' as month from generate_series(0, p_months - 1) as n
+            union
+            select date_trunc('month', d.created_at) from audit.audit_logs_default d
+        ) as m
+        where to_regclass('audit.audit_logs_' || to_char(m.month, 'YYYYMM')) is null
+        order by m.month
+    );
+    if missing <> '{}' then
+        lock table audit.audit_logs_default in access exclusive mode;
+    end if;
+    foreach month in array missing loop
+        name := 'audit_logs_' || to_char(month, 'YYYYMM');
+        -- Somebody else may have made it while this waited.
+        continue when to_regclass('audit.' || name) is not null;
+        execute format(
+            'create table audit.%1$I (like public.audit_logs including defaults including constraints);
+             with moved as (delete from audit.audit_logs_default where created_at >= %2$L and created_at < %3$L returning *)
+             insert into audit.%1$I select * from moved;
+             alter table public.audit_logs attach partition audit.%1$I for values from (%2$L) to (%3$L)',
+            name, month, month + interval '1 month');
+        made := made + 1;
     end loop;
     return made;
+end
+$$;
+
+-- What has been kept for long enough: seven years unless said otherwise. Detached, it is a table like any other, which nobody
+-- but the owner reads, to be exported and dropped. Of a log from which rows were deleted nobody knows what it lacks.
+create or replace procedure audit.detach_partitions(p_keep interval default '7 years')
+language plpgsql
+as $$
+declare
+    expired record;
+begin
+    if p_keep is null or p_keep < interval '1 month' then
+        raise exception 'the audit log is kept for a month at least, not for %', p_keep using errcode = 'invalid_parameter_value';
+    end if;
+    for expired in
+        select c.relname
+        from pg_catalog.pg_inherits i
+        join pg_catalog.pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'public.audit_logs'::regclass
+          and c.relname ~ '^audit_logs_[0-9]{6}$'
+          and to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month' <= (now() - p_keep) at time zone 'UTC'
+        order by c.relname
+    loop
+        call tenancy.patiently(format('alter table public.audit_logs detach partition audit.%I', expired.relname));
+        raise notice 'detached audit.%', expired.relname;
+    end loop;
 end
 $$;
 

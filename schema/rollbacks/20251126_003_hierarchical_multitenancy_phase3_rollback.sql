@@ -29,6 +29,11 @@ begin
     if to_regclass('public.audit_logs') is not null then
         execute 'select exists (select from public.audit_logs)' into history;
     end if;
+    -- Or of its partitions one that audit.detach_partitions() has detached, and nobody exported and dropped.
+    history := history or exists (
+        select from pg_catalog.pg_class c
+        where c.relnamespace = to_regnamespace('audit') and c.relkind = 'r' and not c.relispartition
+    );
     if history and coalesce(current_setting('tenancy.discard_audit_logs', true), '') <> 'yes' then
         raise exception 'public.audit_logs has a history, and this rollback drops it'
             using hint = 'Export it, then run this with PGOPTIONS=''-c tenancy.discard_audit_logs=yes''.';
@@ -56,6 +61,14 @@ begin
         call tenancy.patiently(format('drop function if exists %s', step.signature));
     end loop;
 
+    for step in
+        select c.oid::regclass as relation
+        from pg_catalog.pg_class c
+        where c.relnamespace = to_regnamespace('audit') and c.relkind = 'r' and not c.relispartition
+    loop
+        call tenancy.patiently(format('drop table %s', step.relation));
+    end loop;
+
     -- Nobody but these functions and views uses each other.
     call tenancy.patiently($statements$
         drop view if exists public.organization_stats;
@@ -72,12 +85,13 @@ begin
             authz.organizations_of(uuid, text[]),
             authz.require_self(uuid),
             authz.is_privileged();
+        drop procedure if exists audit.detach_partitions(interval);
         drop view if exists authz.live_organization;
         drop schema if exists audit;
     $statements$);
     revoke all on function authz.audience_key(public.sharing_scope_type, uuid, uuid), authz.shared_key(uuid)
         from anon, authenticated, service_role;
-    drop table tenancy.planned_index, tenancy.planned_constraint, tenancy.api_function;
+    drop table tenancy.planned_index, tenancy.planned_constraint, tenancy.api_function, tenancy.refreshed_statistics;
     perform pg_advisory_unlock(hashtextextended('tenancy.migration', 0));
 end
 $$;
