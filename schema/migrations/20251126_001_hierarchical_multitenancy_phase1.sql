@@ -259,26 +259,26 @@ declare
     found text;
 begin
     for wanted in
-        select c.table_name, w.column_name, w.type, w.default_value
+        select c.table_name, w.column_name, w.type, w.default_value, w.meaning
         from tenancy.classified_table c
         join (values
-            ('organizations', 'parent_organization_id', 'uuid', null),
-            ('organizations', 'organization_type', 'public.organization_type', null),
-            ('organizations', 'slug', 'text', null),
-            ('organizations', 'deleted_at', 'timestamp with time zone', null),
-            ('organizations', 'updated_at', 'timestamp with time zone', 'now()'),
-            ('organizations', 'parent_organization_type', 'public.organization_type', null),
-            ('organizations', 'tenant_organization_id', 'uuid', null),
-            ('resource', 'owner_organization_id', 'uuid', null),
-            ('resource', 'sharing_scope', 'public.sharing_scope_type', quote_literal('organization')),
-            ('resource', 'deleted_at', 'timestamp with time zone', null),
-            ('resource', 'updated_at', 'timestamp with time zone', 'now()'),
-            ('resource', 'owner_tenant_id', 'uuid', null),
-            ('resource', 'audience_key', 'uuid', null),
-            ('conversations', 'owner_organization_id', 'uuid', null),
-            ('conversations', 'deleted_at', 'timestamp with time zone', null),
-            ('conversations', 'updated_at', 'timestamp with time zone', 'now()')
-        ) as w (place, column_name, type, default_value) on w.place in (c.table_name, c.class)
+            ('organizations', 'parent_organization_id', 'uuid', null, 'the tenant of an organization, the platform for a tenant'),
+            ('organizations', 'organization_type', 'public.organization_type', null, 'its level'),
+            ('organizations', 'slug', 'text', null, 'its name in addresses, unique among those that are not deleted'),
+            ('organizations', 'deleted_at', 'timestamp with time zone', null, 'when it was softly deleted'),
+            ('organizations', 'updated_at', 'timestamp with time zone', 'now()', null),
+            ('organizations', 'parent_organization_type', 'public.organization_type', null, 'derived: the level above its own, for the foreign key'),
+            ('organizations', 'tenant_organization_id', 'uuid', null, 'derived: the tenant, for a tenant itself, null for the platform'),
+            ('resource', 'owner_organization_id', 'uuid', null, 'whose it is'),
+            ('resource', 'sharing_scope', 'public.sharing_scope_type', quote_literal('organization'), 'who reads it: the owner''s members, those of the owner''s tenant, or everybody'),
+            ('resource', 'deleted_at', 'timestamp with time zone', null, 'when it was softly deleted'),
+            ('resource', 'updated_at', 'timestamp with time zone', 'now()', null),
+            ('resource', 'owner_tenant_id', 'uuid', null, 'derived: the owner''s tenant, null for the platform''s'),
+            ('resource', 'audience_key', 'uuid', null, 'derived: who reads it, as the one value that policies compare'),
+            ('conversations', 'owner_organization_id', 'uuid', null, 'in which of its organizations the user has it'),
+            ('conversations', 'deleted_at', 'timestamp with time zone', null, 'when it was softly deleted'),
+            ('conversations', 'updated_at', 'timestamp with time zone', 'now()', null)
+        ) as w (place, column_name, type, default_value, meaning) on w.place in (c.table_name, c.class)
         where to_regclass('public.' || c.table_name) is not null
         order by c.class, c.table_name, w.column_name
     loop
@@ -293,6 +293,7 @@ begin
                 execute format('alter table public.%I alter column %I set default %s',
                     wanted.table_name, wanted.column_name, wanted.default_value);
             end if;
+            execute format('comment on column public.%I.%I is %L', wanted.table_name, wanted.column_name, wanted.meaning);
             insert into tenancy.undo (phase, statement)
             values (1, format('alter table public.%I drop column %I', wanted.table_name, wanted.column_name));
         elsif found <> wanted.type and not (wanted.type = 'text' and found like 'character varying%') then
@@ -378,9 +379,6 @@ begin
     return new;
 end
 $$;
-
-comment on function tenancy.keep_owner_in_step() is
-    'Keeps tenant_id (old application) and owner_organization_id (new application) equal while both are running.';
 
 -- tenancy.legacy_scope(row) is the scope that a row's flags stand for: a function for each table, because each keeps
 -- its flags elsewhere. 'true', in any letter case, is the only yes, as it is for the old policies; a flag that is kept
@@ -488,6 +486,62 @@ begin
             execute function tenancy.%1$I()
             $f$,
             target.trigger_name, target.table_name);
+    end loop;
+end
+$$;
+
+-- Descriptions -------------------------------------------------------------------------------------------------------
+-- For docs/functions.md and docs/schema.md, and for who looks at them with \df+ and \d+.
+
+do $$
+declare
+    described record;
+begin
+    for described in
+        select *
+        from (values
+            ('table', 'tenancy.classified_table',
+                'The class of each table of public, which decides who may do what with its rows.'),
+            ('table', 'tenancy.trusted_object',
+                'Views and functions in other schemas that read the tables for API roles, and that somebody has looked at: phase 4 refuses any other.'),
+            ('table', 'tenancy.legacy_tenant',
+                'By which type and key a legacy row is one of the tenants.'),
+            ('table', 'tenancy.organization_mapping',
+                'The tenant of an organization, where the operator says it: filled in before phase 2, and final.'),
+            ('table', 'tenancy.undo',
+                'The statements by which a rollback takes a phase back, the latest first.'),
+            ('table', 'tenancy.completed_phase',
+                'Which phases are complete, and since when.'),
+            ('function', 'tenancy.tables_in_use()',
+                'Whether somebody has one of the tables for longer than a moment: a vacuum, an index build, another migration.'),
+            ('procedure', 'tenancy.lock_tables()',
+                'Locks every table at once, for a transaction that changes several, without making anybody wait longer than a tenth of a second. Error: lock_not_available (55P03) after five minutes.'),
+            ('procedure', 'tenancy.patiently(text)',
+                'Runs statements in a transaction of their own, and again when they could not get a lock within a tenth of a second. Error: lock_not_available (55P03) after five minutes.'),
+            ('function', 'authz.shared_key(uuid)',
+                'The audience key of what an organization shares with all below it: its id with an f in the place of the version.'),
+            ('function', 'authz.audience_key(public.sharing_scope_type, uuid, uuid)',
+                'Who may read a row, as one value: from its scope, its owner and its owner''s tenant. Null where there is no owner.'),
+            ('function', 'tenancy.set_tenant()',
+                'Trigger: derives parent_organization_type and tenant_organization_id of an organization.'),
+            ('function', 'tenancy.set_audience()',
+                'Trigger: derives owner_tenant_id and audience_key of a resource.'),
+            ('function', 'tenancy.keep_owner_in_step()',
+                'Trigger: keeps tenant_id, which the old application writes, and owner_organization_id equal.'),
+            ('function', 'tenancy.keep_scope_in_step()',
+                'Trigger: gives a row the scope that its flags stand for, which the old application writes.')
+        ) as d (kind, identity, text)
+    loop
+        execute format('comment on %s %s is %L', described.kind, described.identity, described.text);
+    end loop;
+
+    for described in
+        select to_regclass('public.' || t.table_name) as relation
+        from tenancy.classified_table t
+        where t.class = 'resource' and to_regclass('public.' || t.table_name) is not null
+    loop
+        execute format('comment on function tenancy.legacy_scope(%s) is %L', described.relation,
+            'The scope that the flags of the old application stand for.');
     end loop;
 end
 $$;

@@ -756,6 +756,71 @@ begin
 end
 $$;
 
+-- Descriptions -------------------------------------------------------------------------------------------------------
+-- For docs/functions.md and docs/schema.md.
+
+do $$
+declare
+    described record;
+begin
+    for described in
+        select *
+        from (values
+            ('table', 'tenancy.journal',
+                'Every owner and scope that phase 2 changed, for its rollback.'),
+            ('table', 'tenancy.organization_journal',
+                'Every organization that phase 2 made or placed, for its rollback.'),
+            ('table', 'tenancy.moved_organization',
+                'The platform''s old id, and the one that everybody knows.'),
+            ('table', 'tenancy.backfill_progress',
+                'How many rows of each table phase 2 has changed.'),
+            ('table', 'tenancy.taken_slug',
+                'Slugs that this run has given away.'),
+            ('function', 'tenancy.platform_id()',
+                'The id of the platform.'),
+            ('function', 'tenancy.quarantine_tenant_id()',
+                'The tenant, not active, of organizations of which nothing says whose tenant they belong to.'),
+            ('function', 'tenancy.quarantine_organization_id()',
+                'The owner, without members, of rows of which nothing says whose they are.'),
+            ('function', 'tenancy.level_of(public.organizations)',
+                'What a legacy row is: platform, tenant or organization.'),
+            ('function', 'tenancy.tenant_for(public.organizations)',
+                'The tenant that an organization belongs to; the quarantine where nothing says it.'),
+            ('function', 'tenancy.moved_to(uuid)',
+                'The id that an organization''s id has become.'),
+            ('function', 'tenancy.find_owner(uuid, uuid, uuid)',
+                'Whose a row is: the owner it names, else its maker''s one organization, else the quarantine.'),
+            ('function', 'tenancy.slugify(text)',
+                'A slug for a name.'),
+            ('function', 'tenancy.free_slug(text, uuid)',
+                'The wanted slug, or that with a number, which no other organization has.'),
+            ('function', 'tenancy.take_slug(text, uuid)',
+                'As free_slug(), among those that this run has given away, too.'),
+            ('function', 'tenancy.placement(public.organizations)',
+                'The columns of an organization that phase 2 fills.'),
+            ('function', 'tenancy.place_organization()',
+                'Trigger: gives an organization that the old application makes its place, until phase 4.'),
+            ('function', 'tenancy.resolve_owner()',
+                'Trigger: finds the owner of a row that the old application makes without one, until phase 4.'),
+            ('function', 'tenancy.organization_references()',
+                'The columns that hold an organization''s id.'),
+            ('procedure', 'tenancy.move_organization(uuid, uuid)',
+                'Gives an organization another id, in all that refer to it.'),
+            ('function', 'tenancy.make_organizations()',
+                'Makes the platform and the quarantine, where they are missing.'),
+            ('procedure', 'tenancy.check_organizations()',
+                'Refuses what phase 2 could not place, and says which rows it is.'),
+            ('procedure', 'tenancy.place_organizations()',
+                'Gives every organization its place and its slug.'),
+            ('procedure', 'tenancy.backfill(text, integer)',
+                'Gives the rows of a table their owners and scopes, so many at a time, each time in a transaction of its own.')
+        ) as d (kind, identity, text)
+    loop
+        execute format('comment on %s %s is %L', described.kind, described.identity, described.text);
+    end loop;
+end
+$$;
+
 revoke all on all routines in schema tenancy from public;
 
 call tenancy.check_organizations();

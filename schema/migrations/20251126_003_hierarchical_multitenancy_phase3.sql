@@ -767,6 +767,98 @@ begin
 end
 $$;
 
+-- Descriptions -------------------------------------------------------------------------------------------------------
+-- For docs/functions.md and docs/schema.md.
+
+do $$
+declare
+    described record;
+begin
+    for described in
+        select *
+        from (values
+            ('function', 'public.get_organization_hierarchy(uuid)',
+                'The organization and what is above it, from the platform down. No rows where the caller does not see it: its own organizations, their tenants and the platform.'),
+            ('function', 'public.get_organization_tenant(uuid)',
+                'The tenant of a live organization, a tenant''s own id for itself. Null for the platform, and for what the caller does not see.'),
+            ('function', 'public.get_user_accessible_organizations(uuid)',
+                'The organizations that a user sees, with the role there, and why. p_user_id must be the caller, unless the backend asks: insufficient_privilege (42501) otherwise.'),
+            ('function', 'public.can_user_access_resource(uuid, uuid, public.sharing_scope_type)',
+                'Whether a user reads what this owner shares under this scope; false, never null. p_user_id must be the caller, unless the backend asks: insufficient_privilege (42501) otherwise.'),
+            ('function', 'public.refresh_organization_stats()',
+                'Counts organization_stats anew, while others read it. For a schedule.'),
+            ('function', 'authz.is_privileged()',
+                'Whether the caller may ask about anybody: the backend, the owner of the tables, a superuser.'),
+            ('function', 'authz.require_self(uuid)',
+                'Nothing, if p_user_id is the caller''s id or the caller is privileged. Error: insufficient_privilege (42501).'),
+            ('function', 'authz.organizations_of(uuid, text[])',
+                'The live organizations in which a user has one of these roles.'),
+            ('function', 'authz.member_organizations()',
+                'The live organizations that the caller is a member of, in any role.'),
+            ('function', 'authz.audiences_of(uuid)',
+                'The audience keys of a user: what a row must have one of, to be read. None for null.'),
+            ('function', 'authz.suspended_organizations()',
+                'The organizations whose rows nobody reads: deleted, not active, or below a tenant that is.'),
+            ('function', 'authz.visible_organizations_of(uuid)',
+                'The organizations that a user sees: its own, their tenants and the platform.'),
+            ('function', 'authz.searchable(text, text)',
+                'What a document is found by: the index of search_knowledge_documents() is of this.'),
+            ('view', 'authz.live_organization',
+                'Organizations that are active, not deleted, and below a tenant that is.'),
+            ('view', 'public.organization_stats',
+                'The counts of the caller''s organizations; of all, for the backend. As old as the last refresh_organization_stats().'),
+            ('materialized view', 'tenancy.organization_stats',
+                'The counts of all organizations, which no API role reads.'),
+            ('table', 'tenancy.refreshed_statistics',
+                'When the statistics were last counted.'),
+            ('table', 'tenancy.planned_index',
+                'The indexes that phase 3 makes, for whoever compares.'),
+            ('table', 'tenancy.planned_constraint',
+                'The constraints that phase 3 makes, for whoever compares.'),
+            ('table', 'tenancy.api_function',
+                'The functions that users may call, each about himself.'),
+            ('table', 'public.audit_logs',
+                'Who changed which row, when and how, in a partition for each month. Written by the database alone.'),
+            ('column', 'public.audit_logs.organization_id',
+                'the owner of what was changed, null where it has none'),
+            ('column', 'public.audit_logs.user_id',
+                'who was signed in, null for the backend'),
+            ('column', 'public.audit_logs.actor_role',
+                'the role that acted'),
+            ('column', 'public.audit_logs.action',
+                'INSERT, UPDATE, DELETE or SOFT_DELETE'),
+            ('column', 'public.audit_logs.old_values',
+                'of an update the changed columns only; what an admin may not read stands there as (private)'),
+            ('function', 'audit.make_partitions(integer)',
+                'Makes the audit log''s partitions of so many months from now on, and of those that the default partition has rows of; returns how many. Error: lock_not_available (55P03) behind a report on the log: call it again later.'),
+            ('procedure', 'audit.detach_partitions(interval)',
+                'Detaches the partitions of the audit log that are older, to be exported and dropped. Commits as it goes. Error: invalid_parameter_value (22023) for less than a month.')
+        ) as d (kind, identity, text)
+    loop
+        execute format('comment on %s %s is %L', described.kind, described.identity, described.text);
+    end loop;
+
+    for described in
+        select f.signature,
+            case
+                when f.signature like '%get_accessible_agents%'
+                    then 'The active agents that a user reads, by priority, tier and name, with the reason. '
+                when f.signature like '%get_accessible_%' then 'The rows that a user reads, the newest first. '
+                when f.signature like '%search_agents%' then 'The active agents that a user reads and that know all of these domains. '
+                when f.signature like '%search_knowledge_documents%'
+                    then 'The documents that a user reads and that match what he typed, the newest first. Error: more than 1000 '
+                        'characters, invalid_parameter_value (22023). '
+            end || 'With p_limit no more than that. '
+            'p_user_id must be the caller, unless the backend asks: insufficient_privilege (42501) otherwise.' as text
+        from tenancy.api_function f
+    loop
+        if described.text is not null then
+            execute format('comment on function %s is %L', described.signature, described.text);
+        end if;
+    end loop;
+end
+$$;
+
 -- Plans -----------------------------------------------------------------------------------------------------------
 -- Each index as pg_get_indexdef() prints it, so that one of that name with another shape is not taken for it.
 

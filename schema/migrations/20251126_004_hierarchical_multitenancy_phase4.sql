@@ -764,6 +764,47 @@ begin
 end
 $$;
 
+-- Descriptions -------------------------------------------------------------------------------------------------------
+-- For docs/functions.md.
+
+do $$
+declare
+    described record;
+begin
+    for described in
+        select *
+        from (values
+            ('function', 'public.soft_delete(text, uuid)',
+                'Hides a row of this table from everybody: an admin of its owner, or a writer there who made it, may; of a conversation its user. Errors: no_data_found (P0002) where there is no such row or the caller may not, invalid_parameter_value (22023) for another table.'),
+            ('function', 'authz.audiences()',
+                'The audience keys of the caller: what the policies for reading compare.'),
+            ('function', 'authz.writer_organizations()',
+                'The live organizations in which the caller is an admin or a member.'),
+            ('function', 'authz.admin_organizations()',
+                'The live organizations in which the caller is an admin.'),
+            ('function', 'authz.visible_organizations()',
+                'The organizations that the caller sees: its own, their tenants and the platform.'),
+            ('function', 'authz.colleagues()',
+                'The caller, and the active members of its organizations.'),
+            ('function', 'authz.own_conversations()',
+                'The conversations that the caller reads.'),
+            ('function', 'authz.may_share(public.sharing_scope_type, uuid)',
+                'Whether the caller may give a row of this owner this scope: a writer within the owner, an admin of the owner to its tenant, an admin of the platform to everybody.'),
+            ('function', 'authz.guard()',
+                'Trigger: what users cannot change: id, owner, creator, dates; and a scope that they may not give. Error: insufficient_privilege (42501).'),
+            ('function', 'audit.record()',
+                'Trigger: writes a row of the audit log for each row that a statement changed.'),
+            ('function', 'audit.shown(text, jsonb, text[])',
+                'A value as the audit log shows it: (private) for a column that is not shown.'),
+            ('function', 'audit.shown_columns(regclass, text)',
+                'The columns of a table that the audit log shows; null for all.')
+        ) as d (kind, identity, text)
+    loop
+        execute format('comment on %s %s is %L', described.kind, described.identity, described.text);
+    end loop;
+end
+$$;
+
 -- What the API may call -------------------------------------------------------------------------------------------
 -- authz stays closed as a schema: a policy needs the right to execute its functions, and nobody needs to name them.
 
