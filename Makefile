@@ -86,6 +86,11 @@ bench-compare: ## measure a git ref and the working tree in turns, and say what 
 live: ## what users of the application notice of each phase and rollback; writes build/report/live.json (ROWS=100000 RATE=100)
 	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./perf_test/live $(if $(ROWS),-rows '$(ROWS)') $(if $(RATE),-rate '$(RATE)') $(ARGS)
 
+.PHONY: monitoring
+monitoring: ## run the exporter and Prometheus on sound and faulty databases: each alert, each panel (RUN=)
+	@MAJOR='$(MAJOR)' .ci/with-postgres .ci/with-programs 'prometheus prometheus-postgres-exporter' \
+		go test -count=1 -tags=monitoring $(if $(RUN),-run '$(RUN)') $(ARGS) ./ops/monitoring
+
 .PHONY: db
 db: ## make a database to look around in, print its URLs, and drop it when interrupted (PHASE=phase4)
 	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb $(if $(PHASE),-phase '$(PHASE)')
@@ -114,8 +119,8 @@ rollback: ## take a phase back, verify that, and write a log (DATABASE_URL=postg
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
 	@for module in . perf_test/peers helpers/mutants; do \
-		go vet -C $$module ./...; \
-		(cd $$module && go run $(STATICCHECK) ./...); \
+		go vet -C $$module -tags=monitoring ./...; \
+		(cd $$module && go run $(STATICCHECK) -tags=monitoring ./...); \
 		go mod tidy -C $$module -diff || { echo "run go mod tidy in $$module" >&2; exit 1; }; \
 	done
 	@command -v shellcheck >/dev/null || { echo 'install shellcheck, for the scripts in .ci' >&2; exit 1; }

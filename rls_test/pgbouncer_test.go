@@ -1,27 +1,24 @@
 package rls_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/program"
 )
 
 // bouncer is a PgBouncer in front of a database, as the API has it.
@@ -30,29 +27,14 @@ type bouncer struct {
 	folder string
 }
 
-// untilClosed is the shell that becomes PgBouncer. Once the pipe that it is given
-// closes, nothing is worth an orderly end.
-const untilClosed = `exec 3<&0 </dev/null; (cat <&3; kill -KILL $$; rm -rf "$0") >/dev/null 2>&1 & exec "$@" 3<&-`
-
 // startBouncer starts a PgBouncer in transaction mode, with pools of these sizes by
-// name. It listens on a unix socket and nowhere else. It ends with the test, and with the
-// process of the test, however that ends: see [untilClosed].
+// name. It listens on a unix socket and nowhere else. It ends with the test.
 func startBouncer(t testing.TB, db *pgtest.DB, pools map[string]int) bouncer {
 	t.Helper()
-	program, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		program, err = exec.LookPath("/usr/sbin/pgbouncer") // where Debian has it, and not everybody looks
-	}
-	if err != nil {
-		require.FailNow(t, "the tests of pooled connections need PgBouncer: install it, on Debian and Ubuntu with sudo apt-get install pgbouncer")
-	}
-
-	// Not the test's own folder: it is closed to other users, and its name is too long for a socket's.
-	folder, err := os.MkdirTemp("", "tenancy-bouncer-")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	path := program.Find(t, "pgbouncer", "pgbouncer")
+	folder := program.Folder(t)
 	b := bouncer{db, folder}
-	require.NoError(t, errors.Join(os.Chmod(folder, 0o755), os.Mkdir(b.sockets(), 0o777), os.Chmod(b.sockets(), 0o777|os.ModeSticky)))
+	require.NoError(t, errors.Join(os.Mkdir(b.sockets(), 0o777), os.Chmod(b.sockets(), 0o777|os.ModeSticky)))
 
 	server := db.Config(t, pgtest.APIRole)
 	var lines []string
@@ -69,56 +51,21 @@ func startBouncer(t testing.TB, db *pgtest.DB, pools map[string]int) bouncer {
 	add("auth_file = %s", filepath.Join(folder, "users"))
 	add("server_tls_sslmode = prefer")
 	if os.Getuid() == 0 {
-		add("user = %s", besides(t, server.Host)) // it refuses to be root
+		add("user = %s", program.Besides(t, server.Host).Username) // it refuses to be root
 	}
 	ini := filepath.Join(folder, "pgbouncer.ini")
 	require.NoError(t, errors.Join(
 		os.WriteFile(ini, []byte(strings.Join(lines, "\n")+"\n"), 0o644),
 		os.WriteFile(filepath.Join(folder, "users"), fmt.Appendf(nil, "\"%s\" \"%s\"\n", server.User, server.Password), 0o644)))
 
-	cmd := exec.Command("/bin/sh", "-c", untilClosed, folder, program, ini)
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	pipe, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // killed
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		_ = pipe.Close()
-		<-ended
-	})
-
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	program.Start(t, exec.Command(path, ini), folder, func() error {
 		conn, err := pgx.ConnectConfig(t.Context(), b.config(t, slices.Sorted(maps.Keys(pools))[0]))
-		if err == nil {
-			require.NoError(t, conn.Close(t.Context()))
-			return b
+		if err != nil {
+			return err
 		}
-		select {
-		case <-ended:
-			require.FailNow(t, "PgBouncer did not start; it says:\n"+log.String())
-		case <-time.After(10 * time.Millisecond):
-		}
-		require.True(t, time.Now().Before(deadline), "PgBouncer does not answer: %v", err)
-	}
-}
-
-// besides is who but root gets to a server: by a socket its own user, over the network
-// anybody.
-func besides(t testing.TB, host string) string {
-	t.Helper()
-	if !strings.HasPrefix(host, "/") {
-		return "nobody"
-	}
-	folder, err := os.Stat(host)
-	require.NoError(t, err)
-	owner, err := user.LookupId(fmt.Sprint(folder.Sys().(*syscall.Stat_t).Uid))
-	require.NoError(t, err)
-	return owner.Username
+		return conn.Close(t.Context())
+	})
+	return b
 }
 
 func (b bouncer) sockets() string { return filepath.Join(b.folder, "sockets") }
