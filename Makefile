@@ -56,6 +56,13 @@ golden: ## write down anew who may do what to which row, what each scenario answ
 	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios|Phase3Plans' ./rls_test ./perf_test
 	@git status --short schema/access rls_test/testdata perf_test/testdata
 
+.PHONY: docs
+docs: ## write down anew what docs/ says of the database
+	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'TestDocuments' ./docs
+	@go run -C helpers/erd . <build/schema.dot >build/schema.svg
+	@mv build/schema.svg docs/schema.svg
+	@git status --short docs
+
 # What the last make bench said, for make plots.
 measured := build/bench/bench.txt
 
@@ -118,7 +125,7 @@ rollback: ## take a phase back, verify that, and write a log (DATABASE_URL=postg
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
-	@for module in . perf_test/peers helpers/mutants; do \
+	@for module in . perf_test/peers helpers/mutants helpers/erd; do \
 		go vet -C $$module -tags=monitoring ./...; \
 		(cd $$module && go run $(STATICCHECK) -tags=monitoring ./...); \
 		go mod tidy -C $$module -diff || { echo "run go mod tidy in $$module" >&2; exit 1; }; \

@@ -1,0 +1,92 @@
+// Package docs_test says when the documents are not what the database is, and does what the runbook says.
+package docs_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/pmezard/go-difflib/difflib"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/document"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+func read(t testing.TB, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	require.NoError(t, err)
+	return string(text)
+}
+
+// current says that a document is what its generated regions make of it, or makes it so.
+func current(t *testing.T, name string, regions map[string]string) {
+	t.Helper()
+	text := read(t, name)
+	wanted, err := document.Fill(text, regions)
+	require.NoError(t, err, name)
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		require.NoError(t, os.WriteFile(name, []byte(wanted), 0o644))
+		return
+	}
+	diff, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{A: difflib.SplitLines(text), B: difflib.SplitLines(wanted),
+		FromFile: "docs/" + name, ToFile: "what the database is", Context: 2})
+	require.NoError(t, err)
+	require.Empty(t, diff, "docs/%s is not what the database is: run make docs", name)
+}
+
+func TestDocuments(t *testing.T) {
+	t.Parallel()
+	checklist.Proves(t, "pre-implementation/documentation-complete/helper-functions-documented",
+		"pre-implementation/documentation-complete/rls-policies-documented", "post-migration-tasks/documentation-updates/update-database-schema-docs",
+		"post-migration-tasks/documentation-updates/update-api-documentation")
+	db := pgtest.New(t, schema.Phase4, fixtures.World()...)
+	conn := db.Connect(t, pgtest.OwnerRole)
+	_, err := conn.Exec(t.Context(), `set search_path = ''`)
+	require.NoError(t, err)
+
+	s, err := document.ReadSchema(t.Context(), conn)
+	require.NoError(t, err)
+	current(t, "schema.md", map[string]string{"diagram": s.Mermaid(), "tables": s.Markdown(), "enums": s.Enums(), "internal": s.Internal()})
+
+	functions, err := document.Functions(t.Context(), conn)
+	require.NoError(t, err)
+	current(t, "functions.md", functions)
+
+	access, err := document.Access(t.Context(), conn, read(t, "../rls_test/testdata/matrix/agents.txt"),
+		[]string{fixtures.Alice.Email, fixtures.Adam.Email, fixtures.Vera.Email, fixtures.Bob.Email, fixtures.Tess.Email, fixtures.Carol.Email, fixtures.Root.Email},
+		[]string{fixtures.NovartisAgent.Name, fixtures.PfizerAgent.Name, fixtures.PharmaAgent.Name, fixtures.TenantAgent.Name, fixtures.MayoAgent.Name,
+			fixtures.PublicAgent.Name, fixtures.PlatformAgent.Name})
+	require.NoError(t, err)
+	current(t, "access-model.md", access)
+
+	// The picture is drawn by a module of its own, which make docs runs.
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		require.NoError(t, os.MkdirAll("../build", 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join("..", "build", "schema.dot"), []byte(s.DOT()), 0o644))
+		return
+	}
+	require.Contains(t, read(t, "schema.svg"), "<!-- of "+document.Sum(s.DOT())+" -->", "docs/schema.svg is not what the database is: run make docs")
+}
+
+func TestFill(t *testing.T) {
+	t.Parallel()
+	const text = "a\n<!-- generated: one -->\nold\n<!-- end -->\nb\n<!-- generated: two -->\n<!-- end -->\n"
+	filled, err := document.Fill(text, map[string]string{"one": "1\n", "two": "2"})
+	require.NoError(t, err)
+	require.Equal(t, "a\n<!-- generated: one -->\n\n1\n\n<!-- end -->\nb\n<!-- generated: two -->\n\n2\n\n<!-- end -->\n", filled)
+	again, err := document.Fill(filled, map[string]string{"one": "1\n", "two": "2"})
+	require.NoError(t, err)
+	require.Equal(t, filled, again)
+	for wanted, regions := range map[string]map[string]string{
+		"nothing generates two":       {"one": ""},
+		"there is no place for three": {"one": "", "two": "", "three": ""},
+	} {
+		_, err := document.Fill(text, regions)
+		require.ErrorContains(t, err, wanted)
+	}
+}
