@@ -94,9 +94,9 @@ live: ## what users of the application notice of each phase and rollback; writes
 	@MAJOR='$(MAJOR)' .ci/with-postgres go run ./perf_test/live $(if $(ROWS),-rows '$(ROWS)') $(if $(RATE),-rate '$(RATE)') $(ARGS)
 
 .PHONY: monitoring
-monitoring: ## run the exporter and Prometheus on sound and faulty databases: each alert, each panel (RUN=)
+monitoring: ## run the exporter and Prometheus on sound and faulty databases, and pg_cron: each alert, each panel, each job (RUN=)
 	@MAJOR='$(MAJOR)' .ci/with-postgres .ci/with-programs 'prometheus prometheus-postgres-exporter' \
-		go test -count=1 -tags=monitoring $(if $(RUN),-run '$(RUN)') $(ARGS) ./ops/monitoring
+		go test -count=1 -tags=monitoring $(if $(RUN),-run '$(RUN)') $(ARGS) ./ops/...
 
 .PHONY: db
 db: ## make a database to look around in, print its URLs, and drop it when interrupted (PHASE=phase4)
