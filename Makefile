@@ -122,6 +122,11 @@ migrate: ## run a phase on a database, verify it, and write a log (DATABASE_URL=
 rollback: ## take a phase back, verify that, and write a log (DATABASE_URL=postgres://owner@host/db PHASE=phase2 LOG=folder)
 	@$(migrate) -rollback
 
+# The URLs come by the environment, for the same reason.
+.PHONY: preflight
+preflight: ## may the phases run? Reads only; with both, says in what they differ (STAGING=postgres://owner@host/db PRODUCTION=…)
+	@go run ./helpers/preflight/run
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi

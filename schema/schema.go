@@ -157,6 +157,10 @@ func (p Passage) File() (File, error) {
 // format is that of helpers/verify.
 func Verification(p Phase) (File, error) { return read("verify/" + p.String() + ".sql") }
 
+// Preflight returns the read-only queries that say whether the phases may run on a database; their format is that
+// of helpers/verify.
+func Preflight() (File, error) { return read("verify/preflight.sql") }
+
 // Hash identifies the text of everything that leads from an empty database to p:
 // the roles, the baseline and the migrations up to p. It is the hexadecimal
 // SHA-256, so two databases built from files of the same hash are built alike.

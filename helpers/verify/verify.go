@@ -21,6 +21,8 @@
 //	none   no rows. For lists of violations.
 //	some   at least one row.
 //	true   exactly one row with one column, which is the boolean true.
+//	pass   at least one row of the columns check, verdict, found and what_to_do, where no verdict is fail;
+//	       the others are pass and warn.
 //	info   anything: for people to read.
 //
 // A comment line that starts with a lower case word and a colon is one of these three; other
@@ -52,10 +54,11 @@ const (
 	None Expectation = "none"
 	Some Expectation = "some"
 	True Expectation = "true"
+	Pass Expectation = "pass"
 	Info Expectation = "info"
 )
 
-var expectations = []Expectation{Zero, None, Some, True, Info}
+var expectations = []Expectation{Zero, None, Some, True, Pass, Info}
 
 // Query is one query of a file.
 type Query struct {
@@ -273,11 +276,51 @@ func (r *Result) judge(types []uint32) {
 			r.Reason = "not true"
 			r.Offending = []int{0}
 		}
+	case Pass:
+		r.judgeVerdicts()
 	case Info:
 	default:
 		r.Reason = fmt.Sprintf("unknown expectation %q", r.Query.Expect)
 	}
 	r.OK = r.Reason == ""
+}
+
+// The verdicts of a query that expects [Pass].
+const (
+	Passed = "pass"
+	Warned = "warn"
+	Failed = "fail"
+)
+
+// verdictColumns is what a query returns that expects [Pass].
+var verdictColumns = []string{"check", "verdict", "found", "what_to_do"}
+
+// judgeVerdicts is judge for [Pass]. What is warned of is offending, and OK.
+func (r *Result) judgeVerdicts() {
+	if !slices.Equal(r.Columns, verdictColumns) {
+		r.Reason = "the columns are not " + strings.Join(verdictColumns, ", ")
+		return
+	}
+	failed := 0
+	for i, row := range r.Rows {
+		switch row[1] {
+		case Passed:
+		case Warned:
+			r.Offending = append(r.Offending, i)
+		case Failed:
+			r.Offending = append(r.Offending, i)
+			failed++
+		default:
+			r.Reason = fmt.Sprintf("%q is no verdict", row[1])
+			return
+		}
+	}
+	switch {
+	case len(r.Rows) == 0:
+		r.Reason = "no rows, want at least one"
+	case failed > 0:
+		r.Reason = fmt.Sprintf("%d of %d checks fail", failed, len(r.Rows))
+	}
 }
 
 // maxRows is how many rows [Result.String] prints.
