@@ -246,16 +246,27 @@ var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
 // findRestorer returns the newest pg_restore: an older one does not read a newer one's dumps.
 func findRestorer(ctx context.Context) (string, error) {
+	program, _ := Program(ctx, "pg_restore")
+	if program == "" {
+		return "", errors.New("this machine has no pg_restore, which reads the formats other than plain: " +
+			"install PostgreSQL's client (on Debian and Ubuntu: sudo apt-get install postgresql-client), or give a plain dump (pg_dump -F p)")
+	}
+	return program, nil
+}
+
+// Program returns the newest of the machine's programs of a name, as "pg_dump", and its major version; "" where there is
+// none.
+func Program(ctx context.Context, name string) (program string, newest int) {
 	var candidates []string
 	if given := os.Getenv(pgtest.BinVariable); given != "" {
-		candidates = append(candidates, filepath.Join(given, "pg_restore"))
+		candidates = append(candidates, filepath.Join(given, name))
 	}
-	if path, err := exec.LookPath("pg_restore"); err == nil {
+	if path, err := exec.LookPath(name); err == nil {
 		candidates = append(candidates, path)
 	}
 	for _, folder := range []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin",
 		"/opt/homebrew/opt/libpq/bin", "/usr/local/opt/postgresql@*/bin", "/usr/local/opt/libpq/bin"} {
-		found, _ := filepath.Glob(filepath.Join(folder, "pg_restore")) // the patterns are well formed
+		found, _ := filepath.Glob(filepath.Join(folder, name)) // the patterns are well formed
 		candidates = append(candidates, found...)
 	}
 	version := func(program string) int {
@@ -267,15 +278,10 @@ func findRestorer(ctx context.Context) (string, error) {
 		n, _ := strconv.Atoi(string(m[1])) // digits
 		return n
 	}
-	newest, program := 0, ""
 	for _, candidate := range slices.Compact(candidates) {
 		if v := version(candidate); v > newest {
 			newest, program = v, candidate
 		}
 	}
-	if program == "" {
-		return "", errors.New("this machine has no pg_restore, which reads the formats other than plain: " +
-			"install PostgreSQL's client (on Debian and Ubuntu: sudo apt-get install postgresql-client), or give a plain dump (pg_dump -F p)")
-	}
-	return program, nil
+	return program, newest
 }
