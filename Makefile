@@ -127,6 +127,10 @@ rollback: ## take a phase back, verify that, and write a log (DATABASE_URL=postg
 preflight: ## may the phases run? Reads only; with both, says in what they differ (STAGING=postgres://owner@host/db PRODUCTION=…)
 	@go run ./helpers/preflight/run
 
+.PHONY: verify
+verify: ## verify a database in use, and change nothing in it: every query, and what real accounts read (VERIFY_DATABASE_URL=postgres://owner@host/db)
+	@go run ./helpers/live/run
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi

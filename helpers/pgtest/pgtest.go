@@ -42,6 +42,8 @@ const (
 	OwnerRole   = "tenancy_owner"   // owns the databases and runs the migrations; neither superuser nor BYPASSRLS
 	APIRole     = "tenancy_api"     // may become anon and authenticated, and nobody else
 	ServiceRole = "tenancy_service" // may become service_role, and nobody else
+	// OperatorRole is a member of the owner, and may become anon and authenticated, as who looks after a database.
+	OperatorRole = "tenancy_operator"
 )
 
 // Seed is data that is loaded as the owner, right after the baseline or, for what

@@ -9,9 +9,10 @@ begin
     for wanted in
         select *
         from (values
-            ('tenancy_owner',   'inherit',   '{}'::text[]),    -- the owner of a database owns its schema public by membership
-            ('tenancy_api',     'noinherit', '{anon,authenticated}'),
-            ('tenancy_service', 'noinherit', '{service_role}')
+            ('tenancy_owner',    'inherit',   '{}'::text[]),    -- the owner of a database owns its schema public by membership
+            ('tenancy_api',      'noinherit', '{anon,authenticated}'),
+            ('tenancy_service',  'noinherit', '{service_role}'),
+            ('tenancy_operator', 'inherit',   '{tenancy_owner,anon,authenticated}')
         ) as r (name, inheritance, member_of)
         where not exists (select from pg_catalog.pg_roles where rolname = r.name)
     loop

@@ -104,7 +104,7 @@ func Examine(ctx context.Context, conn *pgx.Conn) (*Database, error) {
 		d.take(q, result, err)
 	}
 	var next Check
-	if d.complete, err = complete(ctx, conn); err == nil {
+	if d.complete, err = verify.Complete(ctx, conn); err == nil {
 		next, err = nextPhase(ctx, conn, d.complete+1)
 	}
 	if _, said := errors.AsType[*pgconn.PgError](err); said {
@@ -137,16 +137,6 @@ func (d *Database) take(q verify.Query, result verify.Result, err error) {
 			d.Report = append(d.Report, Check{row[0], row[1], row[2], row[3]})
 		}
 	}
-}
-
-// complete is the last phase that is.
-func complete(ctx context.Context, conn *pgx.Conn) (phase schema.Phase, err error) {
-	var there bool
-	if err := conn.QueryRow(ctx, `select to_regclass('tenancy.completed_phase') is not null`).Scan(&there); err != nil || !there {
-		return schema.Legacy, err
-	}
-	err = conn.QueryRow(ctx, `select coalesce(max(phase), 0) from tenancy.completed_phase`).Scan(&phase)
-	return phase, err
 }
 
 var refuses = regexp.MustCompile(`(?s)^do\s.*raise exception`)

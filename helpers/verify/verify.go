@@ -170,6 +170,16 @@ func (q *Query) check(gexec bool) error {
 	return nil
 }
 
+// Complete is the last phase that is complete in a database, [schema.Legacy] if none is.
+func Complete(ctx context.Context, conn *pgx.Conn) (phase schema.Phase, err error) {
+	var there bool
+	if err := conn.QueryRow(ctx, `select to_regclass('tenancy.completed_phase') is not null`).Scan(&there); err != nil || !there {
+		return schema.Legacy, err
+	}
+	err = conn.QueryRow(ctx, `select coalesce(max(phase), 0) from tenancy.completed_phase`).Scan(&phase)
+	return phase, err
+}
+
 // Result is what a query returned.
 type Result struct {
 	Query   Query
