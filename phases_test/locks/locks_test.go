@@ -1,0 +1,66 @@
+// Package locks_test runs every migration and every rollback, and compares what it locks with what is declared beside
+// the migrations, in schema/locks.
+package locks_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/golden"
+	"github.com/vital-health/tenancy/helpers/locks"
+	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// TestLocks is about the locks that others notice. That they are not held for long is perf_test/live's to show; a lock
+// on a table whose rows are read meanwhile is held longer the more rows there are, and stands out here.
+func TestLocks(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), locks.Settings...)
+	if os.Getenv(pgtest.URLVariable) != "" {
+		require.ErrorIs(t, err, pgtest.ErrGiven, "a server that is not the tests' own does not stop at commits")
+		return
+	}
+	require.NoError(t, err)
+	db := server.New(t, schema.Legacy, fixtures.World()...)
+	super := db.Connect(t, "")
+	recorded := map[string][]locks.Lock{}
+	for _, p := range schema.Journey() {
+		f, err := p.File()
+		require.NoError(t, err)
+		cfg := db.Config(t, pgtest.OwnerRole)
+		cfg.RuntimeParams["tenancy.discard_audit_logs"] = "yes" // the rollback of phase 3 asks for it
+		recorded[p.String()], err = locks.Record(t.Context(), cfg, super, f)
+		require.NoError(t, err)
+		require.NotEmpty(t, recorded[p.String()], "no file of the rollout locks nothing")
+		t.Run("what "+p.String()+" locks is declared", func(t *testing.T) { declared(t, p, f, recorded[p.String()]) })
+	}
+	if folder := os.Getenv(golden.ReportVariable); folder != "" {
+		text, err := json.MarshalIndent(recorded, "", "  ")
+		require.NoError(t, err)
+		require.NoError(t, os.MkdirAll(folder, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "locks.json"), text, 0o644))
+	}
+}
+
+func declared(t *testing.T, p schema.Passage, f schema.File, recorded []locks.Lock) {
+	t.Helper()
+	name := strings.TrimSuffix(filepath.Base(f.Path), ".sql")
+	file := golden.Declared(t, "locks/"+name[strings.Index(name, "phase"):]+".txt")
+	text := fmt.Sprintf("# What %s locks so that others notice, by the headings of its file. `make golden` writes this.\n"+
+		"# Where all rows are read, the lock is held the longer the more there are, unless they are read before it is taken.\n%s", p, locks.Declare(recorded))
+	says := ""
+	if written, err := os.ReadFile(file); err == nil {
+		declaration, err := locks.Parse(string(written))
+		require.NoError(t, err, file)
+		says = strings.Join(declaration.Compare(f, recorded), "\n")
+	}
+	golden.Check(t, file, text, "does not say what the file locks. If this is meant, `make golden` writes it down for the review.\n\n"+says)
+}
