@@ -13,9 +13,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/pmezard/go-difflib/difflib"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/golden"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 )
 
@@ -70,22 +70,10 @@ func (s *shapes) golden(t *testing.T, db *pgtest.DB) {
 	require.NoError(t, db.Superuser.QueryRow(t.Context(), `select current_setting('server_version_num')::integer / 10000`).Scan(&major))
 	file := filepath.Join("testdata", "plans", fmt.Sprintf("%d.txt", major))
 	text := fmt.Sprintf("How PostgreSQL %d plans what the application asks most. UPDATE_GOLDEN=1 writes it down anew.\n%s", major, s)
-	if os.Getenv("UPDATE_GOLDEN") != "" {
-		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
-		return
-	}
-	want, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && !golden.Updating() {
 		t.Fatalf("nobody has looked at the plans of PostgreSQL %d yet, which is all that is wrong here: the rules hold for them. "+
 			"Run this again with UPDATE_GOLDEN=1, compare %s with its neighbours, and commit it.", major, file)
 	}
-	require.NoError(t, err)
-	diff, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: difflib.SplitLines(string(want)), B: difflib.SplitLines(text), FromFile: "written down", ToFile: "planned", Context: 8})
-	require.NoError(t, err)
-	if diff != "" {
-		t.Errorf("%s is not how the queries are planned any more. If that is meant, UPDATE_GOLDEN=1 writes it down for the "+
-			"review, here and on the other versions (MAJOR=16, 17, 18).\n\n%s", file, diff)
-	}
+	golden.Check(t, file, text, "is not how the queries are planned any more. If that is meant, UPDATE_GOLDEN=1 writes it down for the "+
+		"review, here and on the other versions (MAJOR=16, 17, 18).")
 }

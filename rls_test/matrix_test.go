@@ -3,19 +3,20 @@ package rls_test
 import (
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/pmezard/go-difflib/difflib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/golden"
 	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/schema"
 )
 
@@ -40,21 +41,24 @@ func TestPhase4Matrix(t *testing.T) {
 	}
 	for i, phase := range phases[1:] {
 		t.Run("what "+phase.String()+" gives and takes is declared", func(t *testing.T) {
-			golden(t, filepath.Join("..", "schema", "access", phase.String()+".txt"), phaseDifference(phase, taken[i], taken[i+1]))
+			golden.Check(t, golden.Declared(t, "access/"+phase.String()+".txt"), phaseDifference(phase, taken[i], taken[i+1]), notDeclared)
 		})
 	}
 	secured := taken[len(taken)-1]
 	for _, table := range slices.Sorted(maps.Keys(secured.rows)) {
 		t.Run("who may do what to "+table, func(t *testing.T) {
-			golden(t, filepath.Join("testdata", "matrix", table+".txt"), migrated().explain(table, secured))
+			golden.Check(t, filepath.Join("testdata", "matrix", table+".txt"), migrated().explain(table, secured), notDeclared)
 		})
 	}
 }
 
+const notDeclared = "is not what the database says. If this is meant, `make golden` writes it down for the review."
+
 // matrix is who may do what to which row.
 type matrix struct {
-	rows    map[string][]string          // names of rows, by table
-	allowed map[string]map[verb][]string // emails, by table and name
+	rows       map[string][]string          // names of rows, by table
+	allowed    map[string]map[verb][]string // emails, by table and name
+	privileges catalog.Catalog              // of the API, and where row level security is on
 }
 
 // labels name the rows of each table by what no phase changes. Not of the audit log,
@@ -78,7 +82,7 @@ var labels = map[string]string{
 // takeMatrix lets everybody do everything to every row.
 func takeMatrix(t testing.TB, db *pgtest.DB) matrix {
 	t.Helper()
-	m := matrix{map[string][]string{}, map[string]map[verb][]string{}}
+	m := matrix{map[string][]string{}, map[string]map[verb][]string{}, grantedOn(t, db)}
 	names := map[string]map[string]string{} // by table and key
 	for _, table := range slices.Sorted(maps.Keys(labels)) {
 		var exists bool
@@ -132,6 +136,25 @@ func takeMatrix(t testing.TB, db *pgtest.DB) matrix {
 		}
 	})
 	return m
+}
+
+// grantedOn is what the API's roles, and everybody, may do in the schemas that they reach; and where row level security is on.
+func grantedOn(t testing.TB, db *pgtest.DB) catalog.Catalog {
+	t.Helper()
+	granted := catalog.Catalog{}
+	for identity, text := range phasetest.Catalog(t, db) {
+		object, grantee, _ := strings.Cut(identity, " to ")
+		privilege := strings.HasPrefix(object, "acl ") || strings.HasPrefix(object, "default acl ")
+		switch {
+		case strings.HasPrefix(object, "rls public."):
+			granted["row level security on "+strings.TrimPrefix(identity, "rls ")] = text
+		case privilege && slices.Contains([]string{"PUBLIC", "anon", "authenticated", "service_role"}, grantee) &&
+			!strings.HasPrefix(object, "acl type ") && !strings.Contains(object, " tenancy."): // types open nothing, and nobody reaches tenancy
+			// Of what version 17 and later call ALL.
+			granted[strings.TrimPrefix(identity, "acl ")] = strings.Replace(text, "MAINTAIN, ", "", 1)
+		}
+	}
+	return granted
 }
 
 // held is whether a foreign key alone kept a row from being deleted: that somebody may
@@ -189,7 +212,14 @@ func phaseDifference(phase schema.Phase, before, after matrix) string {
 	if changes == 0 {
 		text.WriteString("\nNothing.\n")
 	}
+	if diff := catalog.Diff(before.privileges, after.privileges); diff != "" {
+		text.WriteString("\nprivileges, given (+) and taken (-)\n" + indented(diff))
+	}
 	return text.String()
+}
+
+func indented(lines string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(lines, "\n"), "\n", "\n  ") + "\n"
 }
 
 // explain is the matrix of a table, with the reason that the model gives.
@@ -298,22 +328,4 @@ func (w world) becauseNobody(r row) string {
 		return w.organizations[r.owner].name + ", or its tenant, is suspended"
 	}
 	return "whoever it is for is no member any more"
-}
-
-// golden compares a text with a file, or, with UPDATE_GOLDEN=1, writes it there.
-func golden(t *testing.T, file, text string) {
-	t.Helper()
-	if os.Getenv("UPDATE_GOLDEN") != "" {
-		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
-		return
-	}
-	want, err := os.ReadFile(file)
-	require.NoError(t, err, "make golden writes the files that are missing")
-	diff, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: difflib.SplitLines(string(want)), B: difflib.SplitLines(text), FromFile: "declared", ToFile: "found", Context: 4})
-	require.NoError(t, err)
-	if diff != "" {
-		t.Errorf("%s is not what the database says. If this is meant, `make golden` writes it down for the review.\n\n%s", file, diff)
-	}
 }

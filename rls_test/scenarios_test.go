@@ -4,7 +4,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/golden"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/schema"
 )
@@ -26,7 +26,7 @@ import (
 // own: who sends what, and what comes of it. How to write one: template.txt there.
 func TestPhase4Scenarios(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("UPDATE_GOLDEN") != "" {
+	if golden.Updating() {
 		require.NoError(t, flag.Set("rewrite", "true"))
 	}
 	files, err := filepath.Glob("testdata/scenarios/*.txt")

@@ -3,8 +3,9 @@
 //
 // The set of files is closed: every name below is known here, and a folder given
 // in SCHEMA_DIR may replace any of them (it is laid out like this one) but may
-// hold no other *.sql file, so that a misspelt name is an error and never a file
-// that silently does not run.
+// hold no other file in their folders, and no other *.sql file anywhere, so that a
+// misspelt name is an error and never a file that silently does not run. What is
+// declared beside them, in access and locks, may be there, too.
 package schema
 
 import (
@@ -15,6 +16,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -68,6 +70,9 @@ type File struct {
 
 //go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql verify/*.sql
 var embedded embed.FS
+
+//go:embed access/*.txt locks/*.txt
+var declared embed.FS
 
 const (
 	rolesPath    = "cluster/roles.sql"
@@ -161,6 +166,19 @@ func Verification(p Phase) (File, error) { return read("verify/" + p.String() + 
 // of helpers/verify.
 func Preflight() (File, error) { return read("verify/preflight.sql") }
 
+// All returns every file, in the order of their names.
+func All() ([]File, error) {
+	var all []File
+	for _, name := range known(embedded) {
+		f, err := read(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
 // Hash identifies the text of everything that leads from an empty database to p:
 // the roles, the baseline and the migrations up to p. It is the hexadecimal
 // SHA-256, so two databases built from files of the same hash are built alike.
@@ -172,8 +190,8 @@ func Hash(p Phase) (string, error) {
 		}
 	}
 	sum := sha256.New()
-	for _, path := range files {
-		f, err := read(path)
+	for _, name := range files {
+		f, err := read(name)
 		if err != nil {
 			return "", err
 		}
@@ -182,51 +200,67 @@ func Hash(p Phase) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// read returns the file at path from SCHEMA_DIR if it is there, else the embedded one.
-func read(path string) (File, error) {
+// read returns the file of that name from SCHEMA_DIR if it is there, else the embedded one.
+func read(file string) (File, error) {
 	if dir := os.Getenv(DirVariable); dir != "" {
 		if err := checkOverlay(dir); err != nil {
 			return File{}, fmt.Errorf("%s=%s: %w", DirVariable, dir, err)
 		}
-		name := filepath.Join(dir, filepath.FromSlash(path))
+		name := filepath.Join(dir, filepath.FromSlash(file))
 		sql, err := os.ReadFile(name)
 		if err == nil {
-			return File{Path: path, Origin: name, SQL: string(sql)}, nil
+			return File{Path: file, Origin: name, SQL: string(sql)}, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return File{}, fmt.Errorf("read schema file: %w", err)
 		}
 	}
-	sql, err := embedded.ReadFile(path)
+	sql, err := embedded.ReadFile(file)
 	if err != nil {
-		return File{}, fmt.Errorf("no schema file %q: known are %s", path, strings.Join(known(), ", "))
+		return File{}, fmt.Errorf("no schema file %q: known are %s", file, strings.Join(known(embedded), ", "))
 	}
-	return File{Path: path, Origin: "schema/" + path, SQL: string(sql)}, nil
+	return File{Path: file, Origin: "schema/" + file, SQL: string(sql)}, nil
 }
 
 // checkOverlay refuses a folder that would not do what its owner thinks: one
 // that is missing, relative (go test changes the working directory), holds none
-// of our files, or holds a *.sql file that nothing would run.
+// of our files, or holds a file that looks like one and that nothing would run.
 func checkOverlay(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return errors.New("the folder must be given as an absolute path")
 	}
-	names, found := known(), 0
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+	names, declarations, found := known(embedded), known(declared), 0
+	folders := map[string]bool{}
+	for _, name := range slices.Concat(names, declarations) {
+		folders[path.Dir(name)] = true
+	}
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() || filepath.Ext(name) != ".sql" {
+		if d.IsDir() {
 			return nil
 		}
 		rel, err := filepath.Rel(dir, name)
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(names, filepath.ToSlash(rel)) {
+		rel = filepath.ToSlash(rel)
+		// What a link leads to would not be walked.
+		if info, err := os.Stat(name); err != nil || info.IsDir() {
+			return errors.Join(fmt.Errorf("%s is a link to a folder, or to nothing: want files", rel), err)
+		}
+		switch {
+		case slices.Contains(names, rel):
+			found++
+		case slices.Contains(declarations, rel):
+		case strings.EqualFold(path.Ext(rel), ".sql") || folders[path.Dir(rel)]:
 			return fmt.Errorf("%s is none of the files that run: %s", rel, strings.Join(names, ", "))
 		}
-		found++
 		return nil
 	})
 	if err != nil {
@@ -238,11 +272,11 @@ func checkOverlay(dir string) error {
 	return nil
 }
 
-// known lists the embedded files.
-func known() []string {
+// known lists embedded files.
+func known(files embed.FS) []string {
 	var names []string
 	// The embedded file system cannot fail to be walked.
-	_ = fs.WalkDir(embedded, ".", func(name string, d fs.DirEntry, _ error) error {
+	_ = fs.WalkDir(files, ".", func(name string, d fs.DirEntry, _ error) error {
 		if !d.IsDir() {
 			names = append(names, name)
 		}

@@ -23,6 +23,7 @@ func TestParsePhase(t *testing.T) {
 
 // Setting the environment forbids parallel tests.
 func TestDir(t *testing.T) {
+	t.Setenv(schema.DirVariable, "")
 	const migration = "migrations/20251126_001_hierarchical_multitenancy_phase1.sql"
 	embedded, err := schema.Migration(schema.Phase1)
 	require.NoError(t, err)
@@ -64,6 +65,17 @@ func TestDir(t *testing.T) {
 	}{
 		"a misspelt file is refused": {func(t *testing.T) string { return overlay(t, migration, "migrations/phase1.sql") },
 			"migrations/phase1.sql is none of the files that run"},
+		"a file with another ending is refused beside them": {func(t *testing.T) string { return overlay(t, migration, migration+".bak") },
+			"phase1.sql.bak is none of the files that run"},
+		"a file in capitals is refused": {func(t *testing.T) string { return overlay(t, migration, "PHASE1.SQL") },
+			"PHASE1.SQL is none of the files that run"},
+		"a misspelt declaration is refused": {func(t *testing.T) string { return overlay(t, migration, "access/phase1.txt", "locks/phase01.txt") },
+			"locks/phase01.txt is none of the files that run"},
+		"a link to a folder is refused": {func(t *testing.T) string {
+			dir := overlay(t, migration)
+			require.NoError(t, os.Symlink(t.TempDir(), filepath.Join(dir, "rollbacks")))
+			return dir
+		}, "rollbacks is a link to a folder"},
 		"a folder with none of the files is refused": {func(t *testing.T) string { return overlay(t, "README.md") },
 			"holds none of the files that run"},
 		"a folder that is not there is refused": {func(t *testing.T) string { return filepath.Join(t.TempDir(), "missing") },

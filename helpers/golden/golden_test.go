@@ -1,0 +1,77 @@
+package golden_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/helpers/golden"
+	"github.com/vital-health/tenancy/schema"
+)
+
+// failures hears what a check says of a test, which does not fail for it.
+type failures struct {
+	testing.TB
+	said []string
+}
+
+func (f *failures) Helper() {}
+func (f *failures) Errorf(format string, a ...any) {
+	f.said = append(f.said, fmt.Sprintf(format, a...))
+}
+func (f *failures) FailNow() { panic(f) }
+
+// check is what [golden.Check] says.
+func check(t *testing.T, file, text string) (said []string) {
+	t.Helper()
+	f := &failures{TB: t}
+	defer func() {
+		if r := recover(); r != nil && r != any(f) {
+			panic(r)
+		}
+		said = f.said
+	}()
+	golden.Check(f, file, text, "has changed.")
+	return f.said
+}
+
+// Setting the environment forbids parallel tests.
+func TestCheck(t *testing.T) {
+	t.Setenv(golden.UpdateVariable, "")
+	report := filepath.Join(t.TempDir(), "report")
+	t.Setenv(golden.ReportVariable, report)
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("a.txt", []byte("one\ntwo\n"), 0o644))
+
+	require.Empty(t, check(t, "a.txt", "one\ntwo\n"))
+	require.NoDirExists(t, report)
+
+	said := check(t, "a.txt", "one\nthree\n")
+	require.Equal(t, []string{"a.txt has changed.\n\n--- written down\n+++ found\n@@ -1,3 +1,3 @@\n one\n-two\n+three\n \n"}, said)
+	left, err := os.ReadFile(filepath.Join(report, "a.txt.diff"))
+	require.NoError(t, err)
+	require.Contains(t, string(left), "-two\n+three\n")
+
+	said = check(t, "missing.txt", "one\n")
+	require.Len(t, said, 1)
+	require.Contains(t, said[0], "make golden writes the files that are missing")
+
+	t.Setenv(golden.UpdateVariable, "1")
+	require.Empty(t, check(t, "new/b.txt", "one\n"))
+	t.Setenv(golden.UpdateVariable, "")
+	require.Empty(t, check(t, "new/b.txt", "one\n"))
+	require.NotEmpty(t, check(t, "new/b.txt", ""))
+}
+
+func TestDeclared(t *testing.T) {
+	folder := t.TempDir()
+	t.Setenv(schema.DirVariable, folder)
+	require.Equal(t, filepath.Join("..", "..", "schema", "access", "phase1.txt"), golden.Declared(t, "access/phase1.txt"))
+	own := filepath.Join(folder, "access", "phase1.txt")
+	require.NoError(t, os.Mkdir(filepath.Dir(own), 0o755))
+	require.NoError(t, os.WriteFile(own, nil, 0o644))
+	require.Equal(t, own, golden.Declared(t, "access/phase1.txt"))
+}
