@@ -18,9 +18,13 @@ ARGS ?=
 absolute = $(if $($(1)),$(eval export override $(1) := $(abspath $($(1)))))
 $(foreach variable,SCHEMA_DIR TEST_POSTGRES_BIN BASELINE_DUMP BASELINE_PREPARE,$(call absolute,$(variable)))
 
+# What the project itself does without has dependencies of its own.
+modules := perf_test/peers helpers/erd helpers/mutants helpers/review
+
 # Who asks; make itself has a variable of this name, for an assembler.
 AS :=
 
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # What the tests have to say of BASELINE_DUMP, whether they pass or fail. It may be large: they have the time it takes.
@@ -131,16 +135,27 @@ preflight: ## may the phases run? Reads only; with both, says in what they diffe
 verify: ## verify a database in use, and change nothing in it: every query, and what real accounts read (VERIFY_DATABASE_URL=postgres://owner@host/db)
 	@go run ./helpers/live/run
 
+# Written by the stages of make gate, for machines.
+report := build/report
+
+.PHONY: review
+review: ## read the SQL of migrations and rollbacks: rules of our own, and squawk's (SCHEMA_DIR=)
+	@squawk=$$(.ci/squawk); go run -C helpers/review . -squawk "$$squawk" -sarif '$(CURDIR)/$(report)/sql-review.sarif'
+
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, shellcheck, go mod tidy
+lint: lint-code review ## make lint-code review
+
+.PHONY: lint-code
+lint-code: ## gofmt, go vet, staticcheck, shellcheck, actionlint, go mod tidy
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
-	@for module in . perf_test/peers helpers/mutants helpers/erd; do \
+	@for module in . $(modules); do \
 		go vet -C $$module -tags=monitoring ./...; \
 		(cd $$module && go run $(STATICCHECK) -tags=monitoring ./...); \
 		go mod tidy -C $$module -diff || { echo "run go mod tidy in $$module" >&2; exit 1; }; \
 	done
 	@command -v shellcheck >/dev/null || { echo 'install shellcheck, for the scripts in .ci' >&2; exit 1; }
 	@shellcheck .ci/*
+	@go run $(ACTIONLINT) -shellcheck= -pyflakes=
 
 .PHONY: ci
 ci: ## run all that CI runs; on Debian as root, installs what it needs

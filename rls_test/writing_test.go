@@ -116,12 +116,39 @@ func check(t *testing.T, db *pgtest.DB, steps map[string]step) {
 		require.NoError(t, who.Do(t, db, func(tx pgx.Tx) error {
 			for _, name := range names {
 				t.Run(name, func(t *testing.T) {
-					require.Equal(t, steps[name].want, attempt(t, tx, steps[name].sql), steps[name].sql)
+					if problem := steps[name].problem(name, attempt(t, tx, steps[name].sql)); problem != "" {
+						t.Error(problem)
+					}
 				})
 			}
 			return nil
 		}))
 	}
+}
+
+// problem says what is wrong with what became of a step, "" for nothing.
+func (s step) problem(name string, got outcome) string {
+	who := "somebody"
+	switch s.as {
+	case actor.Anonymous():
+		who = "who has not signed in"
+	case actor.Service():
+		who = "the backend"
+	}
+	for _, u := range append(fixtures.Users, stranger) {
+		if as(u) == s.as {
+			who = u.Email
+		}
+	}
+	switch {
+	case got == s.want:
+		return ""
+	case got == done:
+		return fmt.Sprintf("An attack succeeds: %s\n%s may do this, and it must be %s:\n%s", name, who, s.want, s.sql)
+	case s.want == done:
+		return fmt.Sprintf("What is allowed fails: %s\n%s may not do this: %s\n%s", name, who, got, s.sql)
+	}
+	return fmt.Sprintf("%s\nfor %s this ends as %s, and must be %s:\n%s", name, who, got, s.want, s.sql)
 }
 
 func as(user fixtures.User) actor.Actor { return actor.User(user.ID) }

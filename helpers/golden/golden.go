@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +20,8 @@ import (
 const (
 	// UpdateVariable names the environment variable that has the files written.
 	UpdateVariable = "UPDATE_GOLDEN"
-	// ReportVariable names the one that holds a folder in which each difference is left as <file>.diff as well.
+	// ReportVariable names the one that holds a folder in which each difference is left as <file>.diff as well:
+	// the lines that differ, below those under which they stand.
 	ReportVariable = "GOLDEN_REPORT"
 )
 
@@ -47,9 +49,50 @@ func Check(t testing.TB, file, text, says string) {
 	if folder := os.Getenv(ReportVariable); folder != "" {
 		name := strings.ReplaceAll(strings.TrimLeft(filepath.ToSlash(file), "./"), "/", "_") + ".diff"
 		require.NoError(t, os.MkdirAll(folder, 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(file+"\n"+diff+"\n"), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(outline(string(want), text)), 0o644))
 	}
 }
+
+// outline is the lines that differ, each below the lines under which it stands, those that are indented less: whose row of
+// which table it is.
+func outline(want, found string) string {
+	a, b := strings.Split(want, "\n"), strings.Split(found, "\n")
+	var text strings.Builder
+	shown := map[string]bool{}
+	write := func(sign string, lines []string, i int) {
+		if strings.TrimSpace(lines[i]) == "" {
+			return
+		}
+		var above []string
+		for j, depth := i, indent(lines[i]); j >= 0 && depth > 0; j-- {
+			if d := indent(lines[j]); strings.TrimSpace(lines[j]) != "" && d < depth {
+				above, depth = append(above, lines[j]), d
+			}
+		}
+		slices.Reverse(above)
+		for n := range above {
+			if path := strings.Join(above[:n+1], "\n"); !shown[path] {
+				shown[path] = true
+				text.WriteString("  " + above[n] + "\n")
+			}
+		}
+		text.WriteString(sign + " " + lines[i] + "\n")
+	}
+	for _, op := range difflib.NewMatcher(a, b).GetOpCodes() {
+		if op.Tag == 'e' {
+			continue
+		}
+		for i := op.I1; i < op.I2; i++ {
+			write("-", a, i)
+		}
+		for j := op.J1; j < op.J2; j++ {
+			write("+", b, j)
+		}
+	}
+	return text.String()
+}
+
+func indent(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }
 
 // Declared is the file that says what a migration does besides its SQL: "access/phase1.txt" below SCHEMA_DIR if it is
 // there, else below schema/ of this module.

@@ -53,7 +53,13 @@ func TestCheck(t *testing.T) {
 	require.Equal(t, []string{"a.txt has changed.\n\n--- written down\n+++ found\n@@ -1,3 +1,3 @@\n one\n-two\n+three\n \n"}, said)
 	left, err := os.ReadFile(filepath.Join(report, "a.txt.diff"))
 	require.NoError(t, err)
-	require.Contains(t, string(left), "-two\n+three\n")
+	require.Equal(t, "- two\n+ three\n", string(left))
+
+	require.NoError(t, os.WriteFile("b.txt", []byte("agents\n  one\n    - reads  Alice\n  two\n\nusers\n  Bob\n    - reads  Bob\n"), 0o644))
+	require.NotEmpty(t, check(t, "b.txt", "agents\n  one\n    - reads  Alice\n    + reads  Bob\n  two\n\nusers\n  Bob\n"))
+	left, err = os.ReadFile(filepath.Join(report, "b.txt.diff"))
+	require.NoError(t, err)
+	require.Equal(t, "  agents\n    one\n+     + reads  Bob\n  users\n    Bob\n-     - reads  Bob\n", string(left))
 
 	said = check(t, "missing.txt", "one\n")
 	require.Len(t, said, 1)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vital-health/tenancy/helpers/sarif"
 	"github.com/vital-health/tenancy/schema"
 )
 
@@ -78,8 +79,8 @@ func (d Declaration) String() string {
 	return text.String()
 }
 
-// Compare says in a sentence each what was recorded of a file and is not declared, or is declared and was not recorded.
-func (d Declaration) Compare(f schema.File, all []Lock) (differences []string) {
+// Compare says what was recorded of a file and is not declared, or is declared and was not recorded.
+func (d Declaration) Compare(f schema.File, all []Lock) (differences []sarif.Finding) {
 	found := Declare(all)
 	for _, e := range found {
 		if slices.Contains(d, e) {
@@ -96,13 +97,13 @@ func (d Declaration) Compare(f schema.File, all []Lock) (differences []string) {
 				declared = other.what
 			}
 		}
-		differences = append(differences, fmt.Sprintf("%s:%d (%s) takes %s on %s, which stops %s%s; declared: %s",
-			f.Origin, all[i].Line, e.section, all[i].Mode, e.relation, all[i].Stops(), meanwhile, declared))
+		differences = append(differences, sarif.Finding{Rule: "undeclared-lock", File: f.Origin, Line: all[i].Line, Message: fmt.Sprintf(
+			"(%s) takes %s on %s, which stops %s%s; declared: %s", e.section, all[i].Mode, e.relation, all[i].Stops(), meanwhile, declared)})
 	}
 	for _, e := range d {
 		if !slices.Contains(found, e) {
-			differences = append(differences, fmt.Sprintf("%s (%s) is declared to take %s on %s, and does not",
-				f.Origin, e.section, e.what, e.relation))
+			differences = append(differences, sarif.Finding{Rule: "missing-lock", File: f.Origin, Line: 1, Message: fmt.Sprintf(
+				"(%s) is declared to take %s on %s, and does not", e.section, e.what, e.relation)})
 		}
 	}
 	return differences

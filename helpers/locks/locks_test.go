@@ -10,6 +10,7 @@ import (
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/locks"
 	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/sarif"
 	"github.com/vital-health/tenancy/schema"
 )
 
@@ -104,9 +105,10 @@ func TestDeclaration(t *testing.T) {
 	})
 	t.Run("a lock that is not declared is a sentence", func(t *testing.T) {
 		t.Parallel()
-		require.Equal(t, []string{
-			"x.sql:12 (Two) takes AccessExclusiveLock on public.b, which stops readers and writers, and reads all rows of the table meanwhile; declared: ShareUpdateExclusiveLock",
-			"x.sql (Two) is declared to take ShareUpdateExclusiveLock on public.b, and does not",
+		require.Equal(t, []sarif.Finding{
+			{Rule: "undeclared-lock", File: "x.sql", Line: 12, Message: "(Two) takes AccessExclusiveLock on public.b, which stops readers and writers, " +
+				"and reads all rows of the table meanwhile; declared: ShareUpdateExclusiveLock"},
+			{Rule: "missing-lock", File: "x.sql", Line: 1, Message: "(Two) is declared to take ShareUpdateExclusiveLock on public.b, and does not"},
 		}, parse(t, "One\n  public.a  AccessExclusiveLock\n  public.a  ShareUpdateExclusiveLock, reads all rows\nTwo\n  public.b  ShareUpdateExclusiveLock\n").Compare(f, recorded))
 	})
 	t.Run("a lock that is declared for another section is another one", func(t *testing.T) {

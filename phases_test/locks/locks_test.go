@@ -16,12 +16,13 @@ import (
 	"github.com/vital-health/tenancy/helpers/golden"
 	"github.com/vital-health/tenancy/helpers/locks"
 	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/sarif"
 	"github.com/vital-health/tenancy/schema"
 )
 
-// TestLocks is about the locks that others notice. That they are not held for long is perf_test/live's to show; a lock
+// TestMigrationLocks is about the locks that others notice. That they are not held for long is perf_test/live's to show; a lock
 // on a table whose rows are read meanwhile is held longer the more rows there are, and stands out here.
-func TestLocks(t *testing.T) {
+func TestMigrationLocks(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(t.Context(), locks.Settings...)
 	if os.Getenv(pgtest.URLVariable) != "" {
@@ -32,35 +33,46 @@ func TestLocks(t *testing.T) {
 	db := server.New(t, schema.Legacy, fixtures.World()...)
 	super := db.Connect(t, "")
 	recorded := map[string][]locks.Lock{}
+	var findings []sarif.Finding
 	for _, p := range schema.Journey() {
 		f, err := p.File()
 		require.NoError(t, err)
 		cfg := db.Config(t, pgtest.OwnerRole)
 		cfg.RuntimeParams["tenancy.discard_audit_logs"] = "yes" // the rollback of phase 3 asks for it
-		recorded[p.String()], err = locks.Record(t.Context(), cfg, super, f)
-		require.NoError(t, err)
-		require.NotEmpty(t, recorded[p.String()], "no file of the rollout locks nothing")
-		t.Run("what "+p.String()+" locks is declared", func(t *testing.T) { declared(t, p, f, recorded[p.String()]) })
+		all, err := locks.Record(t.Context(), cfg, super, f)
+		if err != nil {
+			t.Fatalf("%s does not run: %s", p, err)
+		}
+		require.NotEmpty(t, all, "no file of the rollout locks nothing")
+		recorded[p.String()] = all
+		t.Run("what "+p.String()+" locks is declared", func(t *testing.T) { findings = append(findings, declared(t, p, f, all)...) })
 	}
 	if folder := os.Getenv(golden.ReportVariable); folder != "" {
 		text, err := json.MarshalIndent(recorded, "", "  ")
 		require.NoError(t, err)
 		require.NoError(t, os.MkdirAll(folder, 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(folder, "locks.json"), text, 0o644))
+		require.NoError(t, sarif.Write(filepath.Join(folder, "locks.sarif"), "lock-review", findings))
 	}
 }
 
-func declared(t *testing.T, p schema.Passage, f schema.File, recorded []locks.Lock) {
+// declared compares what a file locks with what is declared, and returns the difference.
+func declared(t *testing.T, p schema.Passage, f schema.File, recorded []locks.Lock) (findings []sarif.Finding) {
 	t.Helper()
 	name := strings.TrimSuffix(filepath.Base(f.Path), ".sql")
 	file := golden.Declared(t, "locks/"+name[strings.Index(name, "phase"):]+".txt")
 	text := fmt.Sprintf("# What %s locks so that others notice, by the headings of its file. `make golden` writes this.\n"+
-		"# Where all rows are read, the lock is held the longer the more there are, unless they are read before it is taken.\n%s", p, locks.Declare(recorded))
-	says := ""
+		"# Where all rows are read, the lock is held the longer the more there are, unless they are read before it is taken.\n%s",
+		p, locks.Declare(recorded))
+	says := "does not say what the file locks. If this is meant, `make golden` writes it down for the review.\n"
 	if written, err := os.ReadFile(file); err == nil {
 		declaration, err := locks.Parse(string(written))
 		require.NoError(t, err, file)
-		says = strings.Join(declaration.Compare(f, recorded), "\n")
+		findings = declaration.Compare(f, recorded)
+		for _, finding := range findings {
+			says += "\n" + finding.String()
+		}
 	}
-	golden.Check(t, file, text, "does not say what the file locks. If this is meant, `make golden` writes it down for the review.\n\n"+says)
+	golden.Check(t, file, text, says)
+	return findings
 }
