@@ -8,9 +8,11 @@ SHELL := bash
 # The tests need no C compiler, and are the same program on a machine that has one.
 export CGO_ENABLED ?= 0
 
-# Packages to test, the one that takes longest first; tests to run in them (a regular expression), further arguments of go test.
+# Packages to test, the one that takes longest first; tests to run in them, and not to run (regular expressions), further
+# arguments of go test.
 PKG ?= ./rls_test ./...
 RUN ?=
+SKIP ?=
 ARGS ?=
 
 # go test runs each package in its own folder: a relative path would mean another one there.
@@ -37,7 +39,7 @@ report_of_dump = $(if $(BASELINE_DUMP),rm -f $(dump_report); trap 'if [ -e $(dum
 # A test that was skipped, or a run without a test, proves nothing: both fail.
 gotest = go tool gotestsum --format pkgname --format-hide-empty-pkg \
 	--post-run-command='bash -c "((TESTS_TOTAL > 0 && TESTS_SKIPPED == 0)) || { echo no test ran, or one was skipped >&2; exit 1; }"' \
-	-- -count=1 -p=4 $(if $(RUN),-run '$(RUN)') $(ARGS) $(PKG)
+	-- -count=1 -p=4 $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') $(ARGS) $(PKG)
 
 .PHONY: help
 help: ## list the targets
@@ -56,9 +58,9 @@ faults: ## interrupt every migration and every rollback at 200 random moments, a
 	@FAULTS_KILLS='$(or $(KILLS),200)' MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=12h -v $(if $(RUN),-run '$(RUN)') ./phases_test/faults
 
 .PHONY: golden
-golden: ## write down anew who may do what to which row, what each scenario answers, how queries are planned (MAJOR=18)
-	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios|Phase3Plans' ./rls_test ./perf_test
-	@git status --short schema/access rls_test/testdata perf_test/testdata
+golden: ## write down anew who may do what to which row, what scenarios answer, how queries are planned, what locks (MAJOR=18)
+	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios|Phase3Plans|MigrationLocks' ./rls_test ./perf_test ./phases_test/locks
+	@git status --short schema/access schema/locks rls_test/testdata perf_test/testdata
 
 .PHONY: docs
 docs: ## write down anew what docs/ says of the database
@@ -141,6 +143,11 @@ report := build/report
 .PHONY: review
 review: ## read the SQL of migrations and rollbacks: rules of our own, and squawk's (SCHEMA_DIR=)
 	@squawk=$$(.ci/squawk); go run -C helpers/review . -squawk "$$squawk" -sarif '$(CURDIR)/$(report)/sql-review.sarif'
+
+.PHONY: gate
+gate: ## may these migrations be merged? all of CI's questions, and a verdict (SCHEMA_DIR= STAGES=review,access PKG= RUN= MAJOR=18)
+	@PKG='$(if $(filter file,$(origin PKG)),,$(PKG))' RUN='$(RUN)' MAJOR='$(MAJOR)' \
+		go run ./helpers/gate -report $(report) $(if $(STAGES),-stages '$(STAGES)')
 
 .PHONY: lint
 lint: lint-code review ## make lint-code review

@@ -163,24 +163,6 @@ func held(o outcome) bool {
 	return strings.Contains(string(o), "(SQLSTATE 23503)") || strings.Contains(string(o), "(SQLSTATE 23001)")
 }
 
-// everybody shortens a list of most people.
-func everybody(emails []string) string {
-	all := []string{stranger.Email}
-	for _, u := range fixtures.Users {
-		all = append(all, u.Email)
-	}
-	missing := slices.DeleteFunc(slices.Clone(all), func(email string) bool { return slices.Contains(emails, email) })
-	switch {
-	case len(missing) == 0:
-		return "everybody, signed in or not"
-	case len(missing) == 1 && missing[0] == stranger.Email:
-		return "everybody who signs in"
-	case len(missing) <= len(all)/3:
-		return "everybody but " + strings.Join(missing, ", ")
-	}
-	return strings.Join(emails, ", ")
-}
-
 // phaseDifference is what a phase gives and takes, row by row.
 func phaseDifference(phase schema.Phase, before, after matrix) string {
 	var text strings.Builder
@@ -196,10 +178,10 @@ func phaseDifference(phase schema.Phase, before, after matrix) string {
 				gained := slices.DeleteFunc(slices.Clone(is[v]), func(email string) bool { return slices.Contains(was[v], email) })
 				lost := slices.DeleteFunc(slices.Clone(was[v]), func(email string) bool { return slices.Contains(is[v], email) })
 				if len(gained) > 0 {
-					lines += fmt.Sprintf("    + %-7s  %s\n", v, everybody(gained))
+					lines += fmt.Sprintf("    + %-7s  %s\n", v, fixtures.Names(gained))
 				}
 				if len(lost) > 0 {
-					lines += fmt.Sprintf("    - %-7s  %s\n", v, everybody(lost))
+					lines += fmt.Sprintf("    - %-7s  %s\n", v, fixtures.Names(lost))
 				}
 			}
 			if lines != "" {

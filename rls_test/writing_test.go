@@ -35,7 +35,7 @@ func attempt(t testing.TB, tx pgx.Tx, sql string) outcome {
 }
 
 // stranger has not signed in.
-var stranger = fixtures.User{Email: "somebody who has not signed in"}
+var stranger = fixtures.User{Email: fixtures.NotSignedIn}
 
 // caller is the role of a request and whom its claims name, "" for nobody.
 type caller struct{ role, sub string }
