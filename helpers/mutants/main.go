@@ -97,7 +97,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	h := &hunt{suite: s, work: os.TempDir(), most: 25, quick: *quick}
-	if err := h.history.read(ctx, s, filepath.Join(base, killersFile), filepath.Join(build, "units-"+s.digest+".tsv"), *sample > 0); err != nil {
+	if err := h.history.read(ctx, s, filepath.Join(base, killersFile), filepath.Join(build, "units.tsv"), *sample > 0); err != nil {
 		return err
 	}
 	j, err := openJournal(filepath.Join(build, "results.jsonl"))
@@ -105,6 +105,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer j.file.Close()
+
+	// Where the migrations have changed since, what found a mutant finds it again.
+	for id, before := range j.done {
+		if before.Status == killed {
+			h.history.killer[id] = unitNamed(before.By)
+		}
+	}
 
 	bar := progressbar.NewOptions(len(all), progressbar.OptionSetWriter(os.Stderr), progressbar.OptionShowCount(),
 		progressbar.OptionSetDescription("mutants"), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(time.Second))
