@@ -186,7 +186,7 @@ func repeats(u unit) int {
 func (h *history) order(m mutant) []unit {
 	worth := map[unit]float64{}
 	for u, cost := range h.cost {
-		p := 0.02
+		p := 0.002
 		if slices.Contains(home[m.Phase], u.Package) {
 			p = 0.2
 		}
