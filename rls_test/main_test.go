@@ -9,12 +9,20 @@
 package rls_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"testing"
 )
 
+// Unless somebody asks for more, few worlds are made up.
 func TestMain(m *testing.M) {
+	if os.Getenv("RAPID_CHECKS") == "" {
+		if err := flag.Set("rapid.checks", "15"); err != nil { // the command line comes later
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	code := m.Run()
 	if n := decisions.Load(); n > 0 {
 		fmt.Printf("decisions: %d compared, %d mismatches\n", n, mismatches.Load())
