@@ -61,7 +61,7 @@ func TestPhase4Controls(t *testing.T) {
 			require.NotEmpty(t, compare(t, db, w, []fixtures.User{fixtures.Eve, fixtures.Vera}, []path{p}).problems, p.name)
 		}
 		for _, p := range insertions {
-			require.NotEmpty(t, inserting(t, db, w, []fixtures.User{fixtures.Eve}, []path{p}).problems, p.name)
+			require.NotEmpty(t, insertingFor(world.near)(t, db, w, []fixtures.User{fixtures.Eve}, []path{p}).problems, p.name)
 		}
 	})
 }

@@ -29,7 +29,8 @@ func TestPhase4Decisions(t *testing.T) {
 	}
 	for what, check := range map[string]comparison{
 		"what there is is read, changed and removed by whom it is for":   all(compare, paths),
-		"what is new is inserted by whom it is for":                      all(inserting, insertions),
+		"what is new is inserted by whom it is for":                      all(insertingFor(world.everywhere), insertions[:1]),
+		"and so along every other path":                                  all(insertingFor(world.near), insertions[1:]),
 		"what is there already is inserted by nobody who may not change": upserting,
 		"what is shared more widely is shared by whom it is for":         sharing,
 		"what is deleted is deleted by whom it is for":                   deleting,
@@ -98,20 +99,23 @@ func (w world) resourceTables() []string {
 	})
 }
 
-// inserting lets users insert what there is to insert along paths: along the first of
-// every owner, along the others of those where the user has ever been and of one more.
-func inserting(t testing.TB, db *pgtest.DB, w world, users []fixtures.User, paths []path) (v verdict) {
-	t.Helper()
-	rules := rulesOn(t, db)
-	forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
-		owners := slices.Sorted(maps.Keys(w.organizations))
-		for _, p := range paths {
-			v.add(p.compare(t, tx, w, u, w.candidates(u, owners), rules))
-			owners = w.near(u)
-		}
-	})
-	return v
+// insertingFor lets users insert along paths what there is to insert for such owners.
+func insertingFor(owners func(world, fixtures.User) []string) func(testing.TB, *pgtest.DB, world, []fixtures.User, []path) verdict {
+	return func(t testing.TB, db *pgtest.DB, w world, users []fixtures.User, paths []path) (v verdict) {
+		t.Helper()
+		rules := rulesOn(t, db)
+		forEach(t, db, users, func(tx pgx.Tx, u fixtures.User) {
+			rows := w.candidates(u, owners(w, u))
+			for _, p := range paths {
+				v.add(p.compare(t, tx, w, u, rows, rules))
+			}
+		})
+		return v
+	}
 }
+
+// everywhere is all organizations.
+func (w world) everywhere(fixtures.User) []string { return slices.Sorted(maps.Keys(w.organizations)) }
 
 // near is the organizations where a user is or was, and one where he never was.
 func (w world) near(u fixtures.User) (organizations []string) {
