@@ -4,6 +4,8 @@ package docs_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/pmezard/go-difflib/difflib"
@@ -71,6 +73,43 @@ func TestDocuments(t *testing.T) {
 		return
 	}
 	require.Contains(t, read(t, "schema.svg"), "<!-- of "+document.Sum(s.DOT())+" -->", "docs/schema.svg is not what the database is: run make docs")
+}
+
+// What the table of the checklist's SQL names is there.
+func TestChecklistSQL(t *testing.T) {
+	t.Parallel()
+	within := map[string]string{} // by folder or file, what its SQL and Go files and scenarios say
+	named := 0
+	place := regexp.MustCompile("`([a-z_/0-9.]+)`: ((?:`[^`]+`(?:, )?)+)")
+	for line := range strings.Lines(read(t, "checklist-sql.md")) {
+		if !strings.HasPrefix(line, "| P") && !strings.HasPrefix(line, "| R") {
+			continue
+		}
+		found := place.FindAllStringSubmatch(line, -1)
+		require.NotEmpty(t, found, line)
+		for _, m := range found {
+			if within[m[1]] == "" {
+				files := []string{filepath.Join("..", m[1])}
+				if filepath.Ext(m[1]) == "" {
+					var err error
+					files, err = filepath.Glob(filepath.Join("..", m[1], "*.*"))
+					require.NoError(t, err)
+				}
+				for _, file := range files {
+					within[m[1]] += read(t, file)
+				}
+			}
+			for _, name := range strings.Split(m[2], ", ") {
+				name = strings.Trim(name, "`")
+				if strings.HasPrefix(m[1], "schema/verify/") {
+					name = "-- name: " + name + "\n"
+				}
+				require.Contains(t, within[m[1]], name, "%s has no such thing", m[1])
+				named++
+			}
+		}
+	}
+	require.Greater(t, named, 40)
 }
 
 func TestFill(t *testing.T) {
