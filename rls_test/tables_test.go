@@ -273,6 +273,34 @@ func testAudit(t *testing.T) {
 		})
 	}))
 
+	t.Run("the sign-in, and nothing about the person", func(t *testing.T) {
+		t.Parallel()
+		for said, want := range map[string]string{
+			`{"sub": "` + alice + `", "role": "authenticated", "iss": "auth", "aud": "authenticated", "session_id": "s1", "aal": "aal2",
+				"email": "secret", "phone": "secret", "app_metadata": {"a": "secret"}, "user_metadata": {"name": "secret"}}`: `{"aal": "aal2", "aud": "authenticated", "iss": "auth", "role": "authenticated", "session_id": "s1"}`,
+			`{"sub": "` + alice + `"}`: "none",
+			`["secret"]`:               "none",
+			`"secret"`:                 "none",
+			`null`:                     "none",
+			``:                         "none",
+		} {
+			require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+				for _, each := range []string{`insert into public.agents (name, owner_organization_id) values ('New', '` + fixtures.Novartis.ID + `')`,
+					`update public.agents set display_name = 'x' where name = 'New'`, `delete from public.agents where name = 'New'`} {
+					_, err := tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, said)
+					require.NoError(t, err)
+					_, err = tx.Exec(t.Context(), each)
+					require.NoError(t, err, "%s: %s", said, each)
+				}
+				rows, err := tx.Query(t.Context(), `select coalesce(claims::text, 'none') from public.audit_logs order by id desc limit 3`)
+				require.NoError(t, err)
+				found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+				require.NoError(t, err)
+				require.Equal(t, []string{want, want, want}, found, said)
+				return nil
+			}))
+		}
+	})
 	t.Run("every table, each row that is changed, deleted and made", func(t *testing.T) {
 		t.Parallel()
 		tx, err := db.Owner.Begin(t.Context())

@@ -184,7 +184,7 @@ func testAudit(t *testing.T) {
 			where i.inhparent = 'public.audit_logs'::regclass`))
 	})
 	t.Run("its columns are what was changed, by whom, and how", func(t *testing.T) {
-		require.Equal(t, []string{"id bigint!", "created_at timestamp with time zone!", "organization_id uuid", "user_id uuid", "actor_role text!",
+		require.Equal(t, []string{"id bigint!", "created_at timestamp with time zone!", "organization_id uuid", "user_id uuid", "actor_role text!", "claims jsonb",
 			"action text!", "resource_type text!", "resource_id text", "old_values jsonb", "new_values jsonb"},
 			collect[string](t, db.Owner, `
 				select attname || ' ' || format_type(atttypid, atttypmod) || case when attnotnull then '!' else '' end

@@ -657,6 +657,7 @@ create table if not exists public.audit_logs (
     organization_id uuid,       -- the owner of what was changed; null where it has none
     user_id uuid,               -- who was signed in; null for the backend
     actor_role text not null,   -- the role that acted
+    claims jsonb,               -- what else the request's token said of the sign-in: see audit.claims() in phase 4
     action text not null check (action in ('INSERT', 'UPDATE', 'DELETE', 'SOFT_DELETE')),
     resource_type text not null,
     resource_id text,
@@ -825,6 +826,8 @@ begin
                 'who was signed in, null for the backend'),
             ('column', 'public.audit_logs.actor_role',
                 'the role that acted'),
+            ('column', 'public.audit_logs.claims',
+                'what else the request''s token said of the sign-in: role, issuer, audience, session, assurance'),
             ('column', 'public.audit_logs.action',
                 'INSERT, UPDATE, DELETE or SOFT_DELETE'),
             ('column', 'public.audit_logs.old_values',

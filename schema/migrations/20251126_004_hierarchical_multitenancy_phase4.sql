@@ -678,6 +678,25 @@ create or replace function audit.shown(p_key text, p_value jsonb, p_columns text
 language sql immutable parallel safe
 return case when p_columns is null or p_key = any (p_columns) or coalesce(p_value, 'null') = 'null' then p_value else '"(private)"' end;
 
+-- Of the request's claims those that tell which sign-in it was. The others, an address, a phone number, what the provider knows,
+-- are about a person whom the admins who read this may not know.
+create or replace function audit.claims() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+    said constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+begin
+    if jsonb_typeof(said) <> 'object' then
+        return null;
+    end if;
+    return (
+        select jsonb_object_agg(c.key, c.value)
+        from jsonb_each(said) as c
+        where c.key in ('role', 'iss', 'aud', 'session_id', 'aal')
+    );
+end
+$$;
+
 -- One row for each row that a statement changed, of an update the changed columns only. The aliases are such as no
 -- column has: to_jsonb(alias) would mean the column. OFFSET 0 makes the planner convert a row once, and not wherever it is
 -- named. A row of which everything is shown is not taken apart for it.
@@ -688,6 +707,7 @@ declare
     columns constant text[] := audit.shown_columns(tg_relid, tg_argv[0]);
     caller constant uuid := auth.uid();
     acting constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
+    claims constant jsonb := audit.claims();
     -- Where the row says whose it is. A message does not: its conversation does.
     owner_column constant text := case tg_table_name
         when 'organizations' then 'id'
@@ -696,30 +716,30 @@ declare
     end;
 begin
     if tg_op = 'INSERT' then
-        insert into public.audit_logs (organization_id, user_id, actor_role, action, resource_type, resource_id, new_values)
+        insert into public.audit_logs (organization_id, user_id, actor_role, claims, action, resource_type, resource_id, new_values)
         select
             coalesce((c.after ->> owner_column)::uuid,
                 (select o.owner_organization_id from public.conversations o where o.id = (c.after ->> 'conversation_id')::uuid)),
-            caller, acting, tg_op, tg_table_name, c.after ->> 'id',
+            caller, acting, claims, tg_op, tg_table_name, c.after ->> 'id',
             case when columns is null then c.after else (
                 select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.after) as v) end
         from (select to_jsonb(new__) as after from new_rows new__ offset 0) as c;
     elsif tg_op = 'DELETE' then
-        insert into public.audit_logs (organization_id, user_id, actor_role, action, resource_type, resource_id, old_values)
+        insert into public.audit_logs (organization_id, user_id, actor_role, claims, action, resource_type, resource_id, old_values)
         select
             coalesce((c.before ->> owner_column)::uuid,
                 (select o.owner_organization_id from public.conversations o where o.id = (c.before ->> 'conversation_id')::uuid)),
-            caller, acting, tg_op, tg_table_name, c.before ->> 'id',
+            caller, acting, claims, tg_op, tg_table_name, c.before ->> 'id',
             case when columns is null then c.before else (
                 select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.before) as v) end
         from (select to_jsonb(old__) as before from old_rows old__ offset 0) as c;
     else
         insert into public.audit_logs
-            (organization_id, user_id, actor_role, action, resource_type, resource_id, old_values, new_values)
+            (organization_id, user_id, actor_role, claims, action, resource_type, resource_id, old_values, new_values)
         select
             coalesce((changed.row ->> owner_column)::uuid,
                 (select o.owner_organization_id from public.conversations o where o.id = (changed.row ->> 'conversation_id')::uuid)),
-            caller, acting,
+            caller, acting, claims,
             case when c.after ->> 'deleted_at' is not null and c.before ->> 'deleted_at' is null then 'SOFT_DELETE' else tg_op end,
             tg_table_name, changed.row ->> 'id', changed.old_values, changed.new_values
         from (
@@ -792,6 +812,8 @@ begin
                 'Whether the caller may give a row of this owner this scope: a writer within the owner, an admin of the owner to its tenant, an admin of the platform to everybody.'),
             ('function', 'authz.guard()',
                 'Trigger: what users cannot change: id, owner, creator, dates; and a scope that they may not give. Error: insufficient_privilege (42501).'),
+            ('function', 'audit.claims()',
+                'Of the request''s claims those that tell which sign-in it was, and nothing about the person.'),
             ('function', 'audit.record()',
                 'Trigger: writes a row of the audit log for each row that a statement changed.'),
             ('function', 'audit.shown(text, jsonb, text[])',
