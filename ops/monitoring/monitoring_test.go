@@ -142,6 +142,28 @@ func counts(t testing.TB, db interface {
 	return lines
 }
 
+// statement is one that Alice asks, and that takes so long that nothing takes longer.
+const statement = `select pg_sleep(0.05) as "asked by Alice" from public.agents limit 1`
+
+// asked asks it until it is seen: the server, which others use as well, counts so many statements and forgets the others.
+func asked(t testing.TB, db *pgtest.DB, seen func() bool) {
+	t.Helper()
+	for range 20 {
+		require.NoError(t, actor.User(fixtures.Alice.ID).Do(t, db, func(tx pgx.Tx) error {
+			for range 3 {
+				if _, err := tx.Exec(t.Context(), statement); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		if seen() {
+			return
+		}
+	}
+	require.FailNow(t, "nobody sees what Alice asks")
+}
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "post-migration-tasks/monitoring-setup/metrics-tracked-for-resource-distribution")
@@ -238,23 +260,18 @@ func TestMetrics(t *testing.T) {
 		})
 	}
 	t.Run("name the statements of each role, without their text", func(t *testing.T) {
-		const asked = `select count(*) as "asked by Alice" from public.agents`
-		require.NoError(t, actor.User(fixtures.Alice.ID).Do(t, db, func(tx pgx.Tx) error {
-			for range 3 {
-				_, err := tx.Exec(t.Context(), asked)
-				require.NoError(t, err)
-			}
-			return nil
-		}))
 		var calls int64
 		var text string
-		require.NoError(t, conn.QueryRow(t.Context(), `
-			select m.calls_total, to_jsonb(m)::text
-			from monitoring.statements() m
-			where m.role = 'authenticated' and m.queryid = (
-				select s.queryid::text from extensions.pg_stat_statements s
-				where s.query = $1 and s.dbid = (select oid from pg_database where datname = current_database()))`, asked).Scan(&calls, &text))
-		require.EqualValues(t, 3, calls)
+		asked(t, db, func() bool {
+			err := conn.QueryRow(t.Context(), `
+				select m.calls_total, to_jsonb(m)::text
+				from monitoring.statements() m
+				where m.role = 'authenticated' and m.queryid = (
+					select s.queryid::text from extensions.pg_stat_statements s
+					where s.query like '%asked by Alice%from public.agents%' and s.userid = 'authenticated'::regrole
+						and s.dbid = (select oid from pg_database where datname = current_database()))`).Scan(&calls, &text)
+			return err == nil && calls >= 3
+		})
 		require.NotContains(t, text, "Alice")
 	})
 	t.Run("see who is working, and who waits", func(t *testing.T) {
@@ -358,24 +375,24 @@ func TestQueries(t *testing.T) {
 	conn, err := script.Connect(t.Context(), cfg)
 	require.NoError(t, err)
 	defer conn.Close(context.WithoutCancel(t.Context()))
-	require.NoError(t, actor.User(fixtures.Alice.ID).Do(t, db, func(tx pgx.Tx) error {
-		_, err := tx.Exec(t.Context(), `select count(*) as "asked by Alice" from public.agents`)
-		return err
-	}))
-	results := map[string]verify.Result{}
 	for _, q := range queries {
-		results[q.Name], err = verify.Run(t.Context(), conn, q)
+		result, err := verify.Run(t.Context(), conn, q)
 		require.NoError(t, err)
-		require.True(t, results[q.Name].OK, "%s", results[q.Name])
+		require.True(t, result.OK, "%s", result)
 	}
 	for name, shown := range map[string]string{
-		"slow_queries":           `select count(*) as "asked by Alice" from public.agents`,
-		"queries_that_cost_most": `select count(*) as "asked by Alice" from public.agents`,
+		"slow_queries":           "asked by Alice",
+		"queries_that_cost_most": "asked by Alice",
 		"index_use":              "idx_agents_org_list",
 		"indexes_without_use":    "idx_agents_knowledge_domains",
 		"table_bloat":            "agents",
 	} {
-		require.True(t, slices.ContainsFunc(results[name].Rows, func(row []string) bool { return slices.Contains(row, shown) }), "%s shows %s, not\n%s", name, shown, results[name])
+		q := queries[slices.IndexFunc(queries, func(q verify.Query) bool { return q.Name == name })]
+		asked(t, db, func() bool {
+			result, err := verify.Run(t.Context(), conn, q)
+			require.NoError(t, err)
+			return slices.ContainsFunc(result.Rows, func(row []string) bool { return strings.Contains(strings.Join(row, "\n"), shown) })
+		})
 	}
 	t.Run("an index that does not serve is named", func(t *testing.T) {
 		_, err := db.Superuser.Exec(t.Context(), faults["an index was never finished"].plant)
