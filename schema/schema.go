@@ -68,7 +68,7 @@ type File struct {
 	SQL    string
 }
 
-//go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql verify/*.sql
+//go:embed cluster/*.sql legacy/*.sql migrations/*.sql rollbacks/*.sql verify/*.sql ops/*.sql
 var embedded embed.FS
 
 //go:embed access/*.txt locks/*.txt
@@ -165,6 +165,14 @@ func Verification(p Phase) (File, error) { return read("verify/" + p.String() + 
 // Preflight returns the read-only queries that say whether the phases may run on a database; their format is that
 // of helpers/verify.
 func Preflight() (File, error) { return read("verify/preflight.sql") }
+
+// Maintenance returns the file that makes maintenance mode, and the one that takes it away.
+func Maintenance() (make, remove File, err error) {
+	if make, err = read("ops/maintenance.sql"); err == nil {
+		remove, err = read("ops/maintenance_removal.sql")
+	}
+	return make, remove, err
+}
 
 // All returns every file, in the order of their names.
 func All() ([]File, error) {
