@@ -118,7 +118,7 @@ why: ## why somebody may, or may not (AS=bob@pfizer.com TABLE=agents ID='Novarti
 	MAJOR='$(MAJOR)' .ci/with-postgres go run ./helpers/pgtest/devdb -as '$(AS)' -table '$(TABLE)' -id '$(ID)' -verb '$(or $(VERB),select)'
 
 # It reads DATABASE_URL from the environment: everybody on the machine can read a program's arguments.
-migrate = go run ./helpers/script/migrate -phase '$(PHASE)' $(if $(LOG),-log '$(LOG)') $(ARGS)
+migrate = go run ./helpers/script/migrate/run -phase '$(PHASE)' $(if $(LOG),-log '$(LOG)') $(ARGS)
 
 .PHONY: migrate
 migrate: ## run a phase on a database, verify it, and write a log (DATABASE_URL=postgres://owner@host/db PHASE=phase2 LOG=folder)

@@ -1,4 +1,4 @@
-package main
+package migrate
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ const asCommand = "TENANCY_TEST_AS_COMMAND"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
-		main()
+		Main()
 		return
 	}
 	os.Exit(m.Run())

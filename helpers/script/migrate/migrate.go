@@ -1,13 +1,7 @@
-// Command migrate runs the migration, or the rollback, of one phase as `psql -f` does, and sees to what an operator wants
+// Package migrate runs the migration, or the rollback, of one phase as `psql -f` does, and sees to what an operator wants
 // besides: it waits for locks patiently and says for whom, shows how far the rows are, runs the phase's verification at
-// the end, and writes all of it down, as it happens, in a log of its own.
-//
-//	DATABASE_URL=postgres://owner@db.example/vital go run ./helpers/script/migrate -phase phase2
-//	DATABASE_URL=postgres://owner@db.example/vital go run ./helpers/script/migrate -phase phase2 -rollback
-//
-// It ends with 0 when the phase has run and its verification holds. The URL's password is better left to ~/.pgpass or
-// PGPASSWORD; it is never printed.
-package main
+// the end, and writes all of it down, as it happens, in a log of its own. The command is in migrate/run.
+package migrate
 
 import (
 	"context"
@@ -35,7 +29,8 @@ const urlVariable = "DATABASE_URL"
 // connectTimeout is for how long a server may be silent, unless the URL says it.
 const connectTimeout = 15 * time.Second
 
-func main() {
+// Main is the command: see migrate/run.
+func Main() {
 	var m migration
 	phase := flag.String("phase", "", "phase1, phase2, phase3 or phase4")
 	flag.BoolVar(&m.Down, "rollback", false, "take the phase back")
@@ -52,6 +47,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// Run runs a passage on the database of a URL, as its command does, and writes its log into a folder.
+func Run(ctx context.Context, url string, passage schema.Passage, folder string, patience time.Duration, out, screen io.Writer) error {
+	m := migration{Passage: passage, folder: folder, patience: patience}
+	if err := m.parse(url, passage.Phase.String(), nil); err != nil {
+		return err
+	}
+	return m.run(ctx, out, screen)
 }
 
 // migration is what was asked for.
