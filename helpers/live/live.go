@@ -22,21 +22,29 @@ import (
 type Report struct {
 	Phase     schema.Phase
 	Queries   int
-	Users     int // whose reading was compared with the rules
-	Decisions int // how often: each user, each row
+	Users     int    // whose reading was compared with the rules
+	Decisions int    // how often: each user, each row
+	Server    string // what is wrong with the server itself, "" for nothing
 	Failures  []string
 	Why       []string // what the policies say to some of the decisions that are wrong
 }
 
+// OK is whether all holds.
+func (r *Report) OK() bool { return r.Server == "" && len(r.Failures) == 0 }
+
 // String is a line when all holds, else everything that does not.
 func (r *Report) String() string {
 	var text strings.Builder
-	for _, part := range slices.Concat(r.Failures, r.Why) {
+	failures := r.Failures
+	if r.Server != "" {
+		failures = append([]string{r.Server}, failures...)
+	}
+	for _, part := range slices.Concat(failures, r.Why) {
 		fmt.Fprintf(&text, "%s\n\n", strings.TrimSpace(part))
 	}
 	verdict := "ok"
-	if len(r.Failures) > 0 {
-		verdict = fmt.Sprintf("FAILED in %d points, which are above", len(r.Failures))
+	if len(failures) > 0 {
+		verdict = fmt.Sprintf("FAILED in %d points, which are above", len(failures))
 	}
 	fmt.Fprintf(&text, "%s: %s, %d verification queries", verdict, r.Phase, r.Queries)
 	if r.Phase == schema.Phase4 {
@@ -84,6 +92,8 @@ func Verify(ctx context.Context, cfg *pgx.ConnConfig, progress Progress) (*Repor
 		r.Queries++
 		if err != nil {
 			r.Failures = append(r.Failures, "FAILED "+err.Error())
+		} else if !result.OK && q.Name == serverVersion {
+			r.Server = result.String()
 		} else if !result.OK {
 			r.Failures = append(r.Failures, result.String())
 		}
@@ -128,13 +138,16 @@ func fit(ctx context.Context, conn *pgx.Conn, phase schema.Phase) error {
 	return nil
 }
 
+// serverVersion is the query of schema/verify/preflight.sql whether PostgreSQL itself hides what is to be hidden.
+const serverVersion = "server_version"
+
 // queriesOf are those of a phase and of all before it, and whether the server keeps rows hidden at all.
 func queriesOf(phase schema.Phase) (all []verify.Query, err error) {
 	preflight, err := parse(schema.Preflight())
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(preflight, func(q verify.Query) bool { return q.Name != "server_version" })
+	all = slices.DeleteFunc(preflight, func(q verify.Query) bool { return q.Name != serverVersion })
 	for p := schema.Phase1; p <= phase; p++ {
 		queries, err := parse(schema.Verification(p))
 		if err != nil {

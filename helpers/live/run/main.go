@@ -59,7 +59,7 @@ func run(ctx context.Context, url string, out io.Writer, progress live.Progress,
 		return err
 	}
 	fmt.Fprintf(out, "%s: %s on %s:%d, in %s\n", r, cfg.Database, cfg.Host, cfg.Port, script.Rounded(time.Since(start)))
-	if len(r.Failures) > 0 {
+	if !r.OK() {
 		return errors.New("the verification does not hold")
 	}
 	return nil
