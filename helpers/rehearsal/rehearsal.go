@@ -191,8 +191,17 @@ func (r *Rehearsal) migrate(ctx context.Context, phase schema.Phase) error {
 	}
 }
 
-// verify asks the queries of a phase, and the application.
+// verify asks the queries of a phase, and the application. Where a later phase is complete, they have held; all of them are
+// asked again at the end.
 func (r *Rehearsal) verify(ctx context.Context, phase schema.Phase) error {
+	complete, err := r.complete(ctx)
+	if err != nil {
+		return err
+	}
+	if complete > phase {
+		r.say("         it held before %s", complete)
+		return nil
+	}
 	f, err := schema.Verification(phase)
 	if err != nil {
 		return err
