@@ -166,7 +166,7 @@ lint-code: ## gofmt, go vet, staticcheck, shellcheck, actionlint, go mod tidy
 	done
 	@command -v shellcheck >/dev/null || { echo 'install shellcheck, for the scripts in .ci' >&2; exit 1; }
 	@shellcheck .ci/*
-	@go run $(ACTIONLINT) -shellcheck= -pyflakes=
+	@go run $(ACTIONLINT)
 
 .PHONY: ci
 ci: ## run all that CI runs; on Debian as root, installs what it needs

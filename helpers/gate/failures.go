@@ -98,7 +98,7 @@ func message(output string) string {
 	fields := map[string][]string{} // of testify's
 	field := ""
 	for line := range strings.Lines(output) {
-		line = strings.TrimRight(line, "\n")
+		line = strings.TrimRight(line, " \n")
 		if frame.MatchString(line) {
 			continue
 		}

@@ -122,13 +122,14 @@ func (g *gate) explain(r *result, events string) error {
 	}
 	var said []string
 	for _, f := range failures {
-		said = append(said, f.String())
-		if strings.HasPrefix(f.Message, attack) {
-			g.attacks = append(g.attacks, strings.TrimPrefix(f.Message, attack))
+		if what, succeeds := strings.CutPrefix(f.Message, attack); succeeds {
+			g.attacks = append(g.attacks, what)
+			continue
 		}
+		said = append(said, f.String())
 		if _, why, ok := strings.Cut(f.Message, " does not run: "); ok && r.Name == "locks" {
 			g.broken = strings.SplitN(why, "\n", 2)[0]
-			said = []string{why}
+			said, r.stage.todo = []string{why}, "Mend the file at that line."
 			break
 		}
 	}

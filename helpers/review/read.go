@@ -152,6 +152,9 @@ func (r *reader) walk(tree any, line int) {
 			r.walk(child, line)
 		}
 	case node:
+		if tree["defname"] == "as" {
+			return // a body, which is read by itself
+		}
 		for kind, child := range tree {
 			if body, ok := child.(node); ok {
 				r.judge(line, kind, body)
