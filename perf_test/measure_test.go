@@ -3,6 +3,7 @@ package perf_test
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -69,18 +70,44 @@ func (c contest) turns(b, whole *testing.B) {
 	if c.budget > 0 {
 		b.ReportMetric(milliseconds(c.budget), "budget-ms")
 	}
-	if budget := time.Duration(float64(c.budget) * scale(b)); c.budget > 0 && p95 > budget {
-		whole.Errorf("%s: p95 is %s of %d runs, the budget is %s", b.Name(), p95, len(runs), budget)
+	ratio := 0.0
+	if c.other != nil {
+		ratio = float64(p50) / float64(percentile(others, 50))
+		b.ReportMetric(milliseconds(percentile(others, 50)), c.against+"-p50-ms")
+		b.ReportMetric(ratio, "ratio")
 	}
-	if c.other == nil {
-		return
+	for _, over := range c.over(p95, ratio, scale(b)) {
+		whole.Errorf("%s: of %d runs, %s", b.Name(), len(runs), over)
 	}
-	ratio := float64(p50) / float64(percentile(others, 50))
-	b.ReportMetric(milliseconds(percentile(others, 50)), c.against+"-p50-ms")
-	b.ReportMetric(ratio, "ratio")
-	if budget := c.ratio * scale(b); c.ratio > 0 && ratio > budget {
-		whole.Errorf("%s: %.2f times as long as %s, the budget is %.2f", b.Name(), ratio, c.against, budget)
+}
+
+// over says which budget is not held.
+func (c contest) over(p95 time.Duration, ratio, scale float64) (all []string) {
+	if budget := time.Duration(float64(c.budget) * scale); c.budget > 0 && p95 > budget {
+		all = append(all, fmt.Sprintf("p95 is %s, the budget is %s", p95, budget))
 	}
+	if budget := c.ratio * scale; c.ratio > 0 && ratio > budget {
+		all = append(all, fmt.Sprintf("the median is %.2f times that of %s, the budget is %.2f", ratio, c.against, budget))
+	}
+	return all
+}
+
+func TestBudgets(t *testing.T) {
+	t.Parallel()
+	c := contest{against: byHand, budget: 50 * time.Millisecond, ratio: 2}
+	require.Empty(t, c.over(50*time.Millisecond, 2, 1))
+	require.Equal(t, []string{"p95 is 51ms, the budget is 50ms"}, c.over(51*time.Millisecond, 2, 1))
+	require.Equal(t, []string{"the median is 2.10 times that of by-hand, the budget is 2.00"}, c.over(0, 2.1, 1))
+	require.Len(t, c.over(501*time.Millisecond, 21, 10), 2)
+	require.Empty(t, c.over(101*time.Millisecond, 4.1, 3))
+	require.Empty(t, contest{}.over(time.Hour, 100, 1))
+
+	milliseconds := make([]time.Duration, 100)
+	for i := range milliseconds {
+		milliseconds[i] = time.Duration(100-i) * time.Millisecond
+	}
+	require.Equal(t, 50*time.Millisecond, percentile(milliseconds, 50))
+	require.Equal(t, 95*time.Millisecond, percentile(milliseconds, 95))
 }
 
 // querier is a transaction or a connection.

@@ -30,16 +30,25 @@ func (v *verdict) add(other verdict) {
 // Of all comparisons that the tests of this run demand to end without a problem.
 var decisions, mismatches atomic.Int64
 
-// require demands that there is no problem. The first ones say more than thousands.
+// require demands that there is no problem.
 func (v verdict) require(t testing.TB) {
 	t.Helper()
 	decisions.Add(int64(v.decisions))
 	mismatches.Add(int64(len(v.problems)))
 	require.Positive(t, v.decisions, "nothing was compared")
-	if n := len(v.problems); n > 0 {
-		const shown = 5
-		t.Errorf("%d of %d decisions are not the model's:\n\n%s", n, v.decisions, strings.Join(v.problems[:min(n, shown)], "\n\n"))
+	if said := v.text(); said != "" {
+		t.Error(said)
 	}
+}
+
+// text is what is wrong, "" for nothing. The first problems say more than thousands.
+func (v verdict) text() string {
+	n := len(v.problems)
+	if n == 0 {
+		return ""
+	}
+	const shown = 5
+	return fmt.Sprintf("%d of %d decisions are not the model's:\n\n%s", n, v.decisions, strings.Join(v.problems[:min(n, shown)], "\n\n"))
 }
 
 // decide compares what became of a row with what was to become of it.

@@ -1,41 +1,21 @@
 package golden_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/failing"
 	"github.com/vital-health/tenancy/helpers/golden"
 	"github.com/vital-health/tenancy/schema"
 )
 
-// failures hears what a check says of a test, which does not fail for it.
-type failures struct {
-	testing.TB
-	said []string
-}
-
-func (f *failures) Helper() {}
-func (f *failures) Errorf(format string, a ...any) {
-	f.said = append(f.said, fmt.Sprintf(format, a...))
-}
-func (f *failures) FailNow() { panic(f) }
-
-// check is what [golden.Check] says.
-func check(t *testing.T, file, text string) (said []string) {
+// check is what [golden.Check] fails a test with.
+func check(t *testing.T, file, text string) []string {
 	t.Helper()
-	f := &failures{TB: t}
-	defer func() {
-		if r := recover(); r != nil && r != any(f) {
-			panic(r)
-		}
-		said = f.said
-	}()
-	golden.Check(f, file, text, "has changed.")
-	return f.said
+	return failing.Test(t, func(t testing.TB) { golden.Check(t, file, text, "has changed.") })
 }
 
 // Setting the environment forbids parallel tests.

@@ -109,26 +109,30 @@ func Verification(t *testing.T, db *pgtest.DB, phase schema.Phase, faults map[st
 	require.NoError(t, err)
 	require.Len(t, queries, len(faults))
 	for _, q := range queries {
-		t.Run(q.Name+" holds, and finds what it is there to find", func(t *testing.T) {
-			result, err := verify.Run(t.Context(), db.Owner, q)
-			require.NoError(t, err)
-			require.True(t, result.OK, "%s", result)
-
-			require.Contains(t, faults, q.Name)
-			if faults[q.Name] == "" {
-				require.Equal(t, verify.Info, q.Expect, "only what informs cannot fail")
-				return
-			}
-			tx, err := db.Owner.Begin(t.Context())
-			require.NoError(t, err)
-			defer tx.Rollback(t.Context())
-			_, err = tx.Exec(t.Context(), faults[q.Name], pgx.QueryExecModeSimpleProtocol)
-			require.NoError(t, err)
-			result, err = verify.Run(t.Context(), tx, q)
-			require.NoError(t, err)
-			require.False(t, result.OK, "%s", result)
-		})
+		t.Run(q.Name+" holds, and finds what it is there to find", func(t *testing.T) { verification(t, db, q, faults) })
 	}
+}
+
+// verification is [Verification] of one query.
+func verification(t testing.TB, db *pgtest.DB, q verify.Query, faults map[string]string) {
+	t.Helper()
+	result, err := verify.Run(t.Context(), db.Owner, q)
+	require.NoError(t, err)
+	require.True(t, result.OK, "%s", result)
+
+	require.Contains(t, faults, q.Name)
+	if faults[q.Name] == "" {
+		require.Equal(t, verify.Info, q.Expect, "only what informs cannot fail")
+		return
+	}
+	tx, err := db.Owner.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Exec(t.Context(), faults[q.Name], pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+	result, err = verify.Run(t.Context(), tx, q)
+	require.NoError(t, err)
+	require.False(t, result.OK, "%s", result)
 }
 
 // OldApplication runs the old application's statements, unchanged: what its backend
