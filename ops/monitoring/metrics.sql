@@ -197,7 +197,12 @@ returns table (queryid text, role text, calls_total bigint, seconds_total double
 language plpgsql stable set search_path = ''
 as $$
 declare
-    home constant regnamespace := (select e.extnamespace from pg_catalog.pg_extension e where e.extname = 'pg_stat_statements');
+    -- Not preloaded, it is a view that fails.
+    home constant regnamespace := (
+        select e.extnamespace
+        from pg_catalog.pg_extension e
+        where e.extname = 'pg_stat_statements' and current_setting('shared_preload_libraries') ~ '\mpg_stat_statements\M'
+    );
 begin
     if home is null then
         return;
