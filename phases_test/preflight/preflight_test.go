@@ -59,7 +59,7 @@ func TestPreflightClean(t *testing.T) {
 		require.NoError(t, err)
 		d := examine(t, db)
 		require.Subset(t, found(t, db, d.Report), []string{"phases", "names_taken", "next_phase"})
-		require.Contains(t, d.String(), "cannot be checked: run query phases: schema/verify/preflight.sql:")
+		require.Contains(t, d.String(), "cannot be checked: run query phases: ")
 		require.Contains(t, d.String(), "permission denied for schema tenancy")
 	})
 }
