@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -96,14 +97,29 @@ func (h *history) read(ctx context.Context, s *suite, killers, measured string, 
 	return nil
 }
 
-// writeKillers writes down which test found which mutant: it is tried first the next time.
-func writeKillers(name string, results []result) error {
-	var text strings.Builder
-	text.WriteString("# Which test finds which mutant. A full run of make mutants writes this file; it is tried first the next time.\n")
-	for _, r := range results {
-		if r.Status == killed {
-			fmt.Fprintf(&text, "%s\t%s\n", r.ID, r.By)
+// writeKillers writes down which test found which mutant: it is tried first the next time. Of mutants that were not run,
+// what was known stays.
+func writeKillers(name string, names map[string]bool, results []result) error {
+	known, err := table(name, 2)
+	if err != nil {
+		return err
+	}
+	killer := map[string]string{}
+	for _, row := range known {
+		if names[row[0]] {
+			killer[row[0]] = row[1]
 		}
+	}
+	for _, r := range results {
+		delete(killer, r.ID)
+		if r.Status == killed {
+			killer[r.ID] = r.By
+		}
+	}
+	var text strings.Builder
+	text.WriteString("# Which test finds which mutant. make mutants writes this file, unless it is given a sample; it is tried first the next time.\n")
+	for _, id := range slices.Sorted(maps.Keys(killer)) {
+		fmt.Fprintf(&text, "%s\t%s\n", id, killer[id])
 	}
 	return os.WriteFile(name, []byte(text.String()), 0o644)
 }

@@ -71,7 +71,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	generated := len(all)
+	generated, names := len(all), map[string]bool{}
+	for _, m := range all {
+		names[m.ID] = true
+	}
 	if *only != "" {
 		pattern, err := regexp.Compile(*only)
 		if err != nil {
@@ -175,7 +178,7 @@ func run(ctx context.Context) error {
 	}
 	_ = bar.Finish()
 	fmt.Fprintln(os.Stderr)
-	return report(build, filepath.Join(base, killersFile), generated, *sample == 0 && *only == "", results)
+	return report(build, filepath.Join(base, killersFile), generated, names, *sample == 0, results)
 }
 
 // control sees to it that mutants are mistakes, that what kills one passes without it, and that their databases go.
@@ -270,7 +273,7 @@ func (c *control) check(ctx context.Context, results []result) error {
 }
 
 // report prints what became of the mutants, and writes it down.
-func report(build, killers string, generated int, whole bool, results []result) error {
+func report(build, killers string, generated int, names map[string]bool, write bool, results []result) error {
 	slices.SortFunc(results, func(a, b result) int { return strings.Compare(a.ID, b.ID) })
 	count := map[string]int{}
 	how := map[ending]int{}
@@ -313,8 +316,8 @@ func report(build, killers string, generated int, whole bool, results []result) 
 			fmt.Printf("\nsurvived: %s\n%s\n  missing: a test that fails when this is so: %s\n", r.ID, indent(r.SQL), r.hint())
 		}
 	}
-	if whole && count[survived]+count[string(harness)] == 0 {
-		if err := writeKillers(killers, results); err != nil {
+	if write {
+		if err := writeKillers(killers, names, results); err != nil {
 			return err
 		}
 	}
