@@ -46,6 +46,16 @@ var contract = map[string]rule{
 		from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')`,
 		`drop policy users_view_own_messages on public.messages`,
 		`public.messages has no policy for SELECT`},
+	"what the bookkeeping may leave open is what it says something by": {`
+		select format('%s.%s', c.oid::regclass, a.attname), case when not a.attnotnull and format('%s.%s', c.relname, a.attname) not in (
+				'journal.owner_before', 'journal.owner_after', 'journal.scope_before', 'journal.scope_after', -- there was none
+				'organization_journal.before', -- the phase made the row
+				'backfill_progress.finished_at') -- it goes on
+			then format('%s of %s may be NULL, and nobody has said what that means', a.attname, c.oid::regclass) end
+		from pg_class c join pg_attribute a on a.attrelid = c.oid
+		where c.relnamespace = 'tenancy'::regnamespace and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped`,
+		`alter table tenancy.undo alter column statement drop not null`,
+		`statement of tenancy.undo may be NULL`},
 	"policies are for signed-in users alone": {`
 		select p.polname::text, case when p.polroles <> array['authenticated'::regrole::oid]
 			then format('policy %s on %s is for %s', p.polname, p.polrelid::regclass, (select string_agg(case r when 0 then 'public' else r::regrole::text end, ', ') from unnest(p.polroles) r)) end
