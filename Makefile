@@ -58,9 +58,9 @@ faults: ## interrupt every migration and every rollback at 200 random moments, a
 	@FAULTS_KILLS='$(or $(KILLS),200)' MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -timeout=12h -v $(if $(RUN),-run '$(RUN)') ./phases_test/faults
 
 .PHONY: golden
-golden: ## write down anew who may do what to which row, what scenarios answer, how queries are planned, what locks (MAJOR=18)
-	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios|Phase3Plans|MigrationLocks' ./rls_test ./perf_test ./phases_test/locks
-	@git status --short schema/access schema/locks rls_test/testdata perf_test/testdata
+golden: ## write down anew who may do what to which row, what scenarios answer, how queries are planned, what locks, how functions run (MAJOR=18)
+	@UPDATE_GOLDEN=1 MAJOR='$(MAJOR)' .ci/with-postgres go test -count=1 -run 'Matrix|Scenarios|Phase3Plans|MigrationLocks|Attributes' ./rls_test ./perf_test ./phases_test/locks ./phases_test/schema
+	@git status --short schema/access schema/locks '*/testdata'
 
 .PHONY: docs
 docs: ## write down anew what docs/ says of the database
