@@ -188,6 +188,8 @@ func (h *history) order(m mutant) []unit {
 	for u, cost := range h.cost {
 		p := 0.002
 		switch {
+		case u.Test == "TestAttributes" && m.Class == "function" && strings.HasPrefix(m.statement, "alter "):
+			p = 0.9
 		case !slices.Contains(home[m.Phase], u.Package):
 		case m.Class == "policy" && strings.HasPrefix(u.Test, "TestPhase4Decisions/"):
 			p = 0.9
