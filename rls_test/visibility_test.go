@@ -35,6 +35,7 @@ func TestPhase4(t *testing.T) {
 	t.Run("Audit", testAudit)
 	t.Run("Again", testAgain)
 	t.Run("Other grants", testGrants)
+	t.Run("A grant too many", testGuard)
 	t.Run("Refusals", testRefusals)
 }
 

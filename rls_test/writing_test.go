@@ -218,5 +218,32 @@ func testWriting(t *testing.T) {
 	})
 }
 
+// testGuard is for the day when somebody grants UPDATE on the whole table: what nobody may change of a resource, the guard
+// keeps, also from the organization's admin, whom the policy lets pass.
+func testGuard(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	for _, table := range resourceTables {
+		statement(fmt.Sprintf(`grant update on public.%s to authenticated`, table))(t, db)
+	}
+	for column, value := range map[string]string{
+		"id":                    "gen_random_uuid()",
+		"owner_organization_id": "'" + fixtures.Pharmaceuticals.ID + "'",
+		"created_by":            "'" + fixtures.Adam.ID + "'",
+		"created_at":            "'epoch'",
+		"deleted_at":            "now()",
+	} {
+		t.Run(column, func(t *testing.T) {
+			require.NoError(t, as(fixtures.Adam).Do(t, db, func(tx pgx.Tx) error {
+				for _, table := range resourceTables {
+					require.Equal(t, done, attempt(t, tx, fmt.Sprintf(`update public.%s set updated_at = now()`, table)), table)
+					require.Equal(t, guarded, attempt(t, tx, fmt.Sprintf(`update public.%s set %s = %s`, table, column, value)), table)
+				}
+				return nil
+			}))
+		})
+	}
+}
+
 // nameColumn is the column that holds a row's name.
 func (r row) nameColumn() string { return fixtures.Resource{Table: r.table}.NameColumn() }
