@@ -170,6 +170,34 @@ func testWriting(t *testing.T) {
 			return nil
 		}))
 	})
+	t.Run("one row is deleted, and no other", func(t *testing.T) {
+		t.Parallel()
+		for _, who := range []actor.Actor{as(fixtures.Adam), as(fixtures.Alice), actor.Service()} {
+			require.NoError(t, who.Do(t, db, func(tx pgx.Tx) error {
+				for _, table := range append([]string{"conversations"}, resourceTables...) {
+					live := `select id::text from public.` + table + ` where deleted_at is null`
+					before, err := column(t.Context(), tx, live)
+					require.NoError(t, err)
+					for i, id := range before {
+						if attempt(t, tx, softDelete(table, id)) != done { // not his
+							continue
+						}
+						_, err := tx.Exec(t.Context(), softDelete(table, id))
+						require.NoError(t, err)
+						after, err := column(t.Context(), tx, live)
+						require.NoError(t, err)
+						require.Equal(t, slices.Delete(slices.Clone(before), i, i+1), after, table)
+						break
+					}
+				}
+				return nil
+			}))
+		}
+		require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+			require.Equal(t, done, attempt(t, tx, softDelete("conversations", fixtures.AliceConversation.ID)), "the backend deletes anybody's")
+			return nil
+		}))
+	})
 	t.Run("in every resource table", func(t *testing.T) {
 		t.Parallel()
 		steps := map[string]step{}
