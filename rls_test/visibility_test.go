@@ -36,6 +36,7 @@ func TestPhase4(t *testing.T) {
 	t.Run("Again", testAgain)
 	t.Run("Other grants", testGrants)
 	t.Run("A grant too many", testGuard)
+	t.Run("Who may share what", testMayShare)
 	t.Run("Refusals", testRefusals)
 }
 

@@ -246,6 +246,36 @@ func testWriting(t *testing.T) {
 	})
 }
 
+// testMayShare asks for everybody, every owner and every scope whether he may share so, as the policies and the guard ask.
+func testMayShare(t *testing.T) {
+	t.Parallel()
+	db, w := secured(t), migrated()
+	for _, u := range append([]fixtures.User{stranger}, fixtures.Users...) {
+		require.NoError(t, pgx.BeginFunc(t.Context(), db.Superuser, func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), `select set_config('request.jwt.claims', $1, true)`, callerOf(u).claims())
+			require.NoError(t, err)
+			rows, err := tx.Query(t.Context(), `
+				select coalesce(o.id::text, ''), coalesce(s.scope::text, ''), authz.may_share(s.scope, o.id)
+				from (select id from public.organizations union all select null) as o
+				cross join (select unnest(enum_range(null::public.sharing_scope_type)) union all select null) as s (scope)`)
+			require.NoError(t, err)
+			var owner, scope string
+			var may *bool
+			asked := 0
+			_, err = pgx.ForEachRow(rows, []any{&owner, &scope, &may}, func() error {
+				asked++
+				want := scope != "" && w.mayShare(u.ID, owner, fixtures.Level(scope))
+				require.NotNil(t, may, "%s, %q, %q: NULL would be no refusal", u.Email, owner, scope)
+				require.Equal(t, want, *may, "%s, %q, %q", u.Email, w.organizations[owner].name, scope)
+				return nil
+			})
+			require.NoError(t, err)
+			require.Equal(t, 4*(len(w.organizations)+1), asked)
+			return nil
+		}))
+	}
+}
+
 // testGuard is for the day when somebody grants UPDATE on the whole table: what nobody may change of a resource, the guard
 // keeps, also from the organization's admin, whom the policy lets pass.
 func testGuard(t *testing.T) {
