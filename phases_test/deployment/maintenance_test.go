@@ -104,6 +104,9 @@ func TestMaintenance(t *testing.T) {
 	t.Run("switching twice is switching once, and is written down with who and why", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
+		phasetest.Exec(t, db, `
+			alter default privileges grant all on tables to anon, authenticated, service_role;
+			alter default privileges grant all on routines to anon, authenticated, service_role`)
 		apply(t, db, on)
 		for range 2 {
 			phasetest.Exec(t, db, `call maintenance.begin('the rollout')`)
@@ -121,6 +124,20 @@ func TestMaintenance(t *testing.T) {
 				require.Equal(t, "42501", writes(t, db, as, sql), sql)
 			}
 		}
+	})
+	t.Run("a function that runs as somebody who knows nothing of it writes when it is off, and only then", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
+		_, err := db.Superuser.Exec(t.Context(), `
+			grant select, update on public.agents to tenancy_service;
+			create function public.touch() returns void language sql security definer set search_path = ''
+				as 'update public.agents set priority = priority';
+			alter function public.touch() owner to tenancy_service`)
+		require.NoError(t, err)
+		apply(t, db, on)
+		require.Empty(t, writes(t, db, alice, `select public.touch()`))
+		phasetest.Exec(t, db, `call maintenance.begin('the rollout')`)
+		require.Equal(t, refused, writes(t, db, alice, `select public.touch()`))
 	})
 	t.Run("it is on when nobody writes any more", func(t *testing.T) {
 		t.Parallel()

@@ -49,9 +49,10 @@ create table if not exists maintenance.history (
     service_role_writes boolean
 );
 
--- As the role that the API took on, also inside a function that runs as its owner.
+-- As the role that the API took on, also inside a function that runs as its owner; who that is, and what he may read, is no
+-- reason to refuse him while the mode is off.
 create or replace function maintenance.refuse() returns trigger
-language plpgsql set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
     caller constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
@@ -60,7 +61,8 @@ begin
     if caller in ('anon', 'authenticated', 'service_role') then
         select * into s from maintenance.state;
         if s.since is not null and not (caller = 'service_role' and s.service_role_writes) then
-            raise sqlstate 'PT503' using message = 'maintenance: nothing can be written at the moment', detail = s.reason, hint = 'Try again later.';
+            raise sqlstate 'PT503' using message = 'maintenance: nothing can be written at the moment', detail = s.reason,
+                hint = 'Try again later.';
         end if;
     end if;
     return null;
@@ -136,7 +138,9 @@ begin
 end
 $$;
 
-revoke all on all routines in schema maintenance from public;
+-- Default privileges may have given the API roles everything on what is new.
+revoke all on all tables in schema maintenance from public, anon, authenticated, service_role;
+revoke all on all routines in schema maintenance from public, anon, authenticated, service_role;
 grant usage on schema maintenance to anon, authenticated, service_role;
 grant select on maintenance.state to anon, authenticated, service_role;
 grant execute on function maintenance.jobs_paused() to anon, authenticated, service_role;
