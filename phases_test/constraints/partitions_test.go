@@ -128,6 +128,10 @@ func testPartitions(t *testing.T) {
 			collect[string](t, db.Owner, entry, at)
 		}
 		require.Equal(t, []int{4}, collect[int](t, db.Owner, `select audit.make_partitions(1)`))
+		// A namesake in the caller's search_path is not taken for what it means.
+		phasetest.Exec(t, db, `
+			create function public.right(name, integer) returns text language sql as $$ select '299901' $$;
+			create function public.format(text, name) returns text language sql as $$ select 'drop table public.messages' $$`)
 		phasetest.Exec(t, db, `call audit.detach_partitions()`)
 		const left = `select tableoid::regclass::text from public.audit_logs order by created_at`
 		require.Equal(t, []string{"audit." + named(ago(7)), "audit." + named(ago(6))}, collect[string](t, db.Owner, left))

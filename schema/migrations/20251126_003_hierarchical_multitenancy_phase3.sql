@@ -718,6 +718,8 @@ as $$
 declare
     expired record;
 begin
+    -- What commits cannot have a search_path of its own, and this one ends with the first commit: pg_catalog.format, below.
+    perform pg_catalog.set_config('search_path', '', true);
     if p_keep is null or p_keep < interval '1 month' then
         raise exception 'the audit log is kept for a month at least, not for %', p_keep using errcode = 'invalid_parameter_value';
     end if;
@@ -730,7 +732,7 @@ begin
           and to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month' <= (now() - p_keep) at time zone 'UTC'
         order by c.relname
     loop
-        call tenancy.patiently(format('alter table public.audit_logs detach partition audit.%I', expired.relname));
+        call tenancy.patiently(pg_catalog.format('alter table public.audit_logs detach partition audit.%I', expired.relname));
         raise notice 'detached audit.%', expired.relname;
     end loop;
 end
