@@ -36,8 +36,9 @@ type Rehearsal struct {
 	Patience time.Duration
 	Out      io.Writer
 
-	cfg *pgx.ConnConfig
-	log io.Writer
+	cfg      *pgx.ConnConfig
+	accounts *pgx.ConnConfig // of Verify
+	log      io.Writer
 }
 
 // step is one of the checklist's deployment steps.
@@ -67,8 +68,14 @@ func (r *Rehearsal) steps() []step {
 
 // Run goes through all steps.
 func (r *Rehearsal) Run(ctx context.Context) (err error) {
-	if r.cfg, err = pgx.ParseConfig(r.URL); r.URL == "" || err != nil {
-		return errors.New("which database? Say URL=postgres://owner@staging:5432/database; a password in it must be percent-encoded, or be left to ~/.pgpass or PGPASSWORD")
+	if r.cfg, err = script.ParseURL("URL", r.URL, "tenancy: rehearsal"); err != nil {
+		return err
+	}
+	r.accounts = r.cfg
+	if r.Verify != "" {
+		if r.accounts, err = script.ParseURL("VERIFY_DATABASE_URL", r.Verify, "tenancy: rehearsal"); err != nil {
+			return err
+		}
 	}
 	file, err := os.OpenFile(filepath.Join(r.Folder, "rehearsal_"+stamp()+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
@@ -252,14 +259,7 @@ func (r *Rehearsal) secure(ctx context.Context) error {
 	if err := r.migrate(ctx, schema.Phase4); err != nil {
 		return err
 	}
-	cfg := r.cfg
-	if r.Verify != "" {
-		var err error
-		if cfg, err = pgx.ParseConfig(r.Verify); err != nil {
-			return errors.New("the URL for the verification cannot be read")
-		}
-	}
-	report, err := live.Verify(ctx, cfg, func(int, int, string) {})
+	report, err := live.Verify(ctx, r.accounts, func(int, int, string) {})
 	if err != nil {
 		return err
 	}

@@ -175,3 +175,22 @@ func finished(t *testing.T, db *pgtest.DB, folder string) {
 	}
 	require.NotEmpty(t, phasetest.VisibleAgents(t, db, fixtures.Alice))
 }
+
+// What would stop it at the last phase stops it before the first step.
+func TestRehearsalArguments(t *testing.T) {
+	t.Parallel()
+	const sound, unreadable = "postgres://owner@127.0.0.1:1/db", "postgres://owner:se%cret@host/db"
+	for why, r := range map[string]rehearsal.Rehearsal{
+		"which database? Say URL=postgres://owner@host:5432/database":               {},
+		"URL cannot be read as postgres://owner@host:5432/database":                 {URL: unreadable},
+		"VERIFY_DATABASE_URL cannot be read as postgres://owner@host:5432/database": {URL: sound, Verify: unreadable},
+	} {
+		r.Folder = t.TempDir()
+		err := r.Run(t.Context())
+		require.ErrorContains(t, err, why)
+		require.NotContains(t, err.Error(), "cret")
+		made, err := os.ReadDir(r.Folder)
+		require.NoError(t, err)
+		require.Empty(t, made)
+	}
+}

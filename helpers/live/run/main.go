@@ -16,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
@@ -39,19 +38,10 @@ func main() {
 }
 
 func run(ctx context.Context, url string, out io.Writer, progress live.Progress, clear func()) error {
-	if url == "" {
-		return fmt.Errorf("which database? Say %s=postgres://owner@host:5432/database", variable)
-	}
-	cfg, err := pgx.ParseConfig(url)
+	cfg, err := script.ParseURL(variable, url, "tenancy: verify")
 	if err != nil {
-		// What it is that cannot be read may be the password.
-		return fmt.Errorf("%s cannot be read as postgres://owner@host:5432/database: a password in it must be percent-encoded, "+
-			"or be left to ~/.pgpass or PGPASSWORD", variable)
+		return err
 	}
-	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = 15 * time.Second
-	}
-	cfg.RuntimeParams["application_name"] = "tenancy: verify"
 	start := time.Now()
 	r, err := live.Verify(ctx, cfg, progress)
 	clear()

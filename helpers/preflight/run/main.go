@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -43,14 +42,9 @@ func run(ctx context.Context, getenv func(string) string, out io.Writer) error {
 		if url == "" {
 			continue
 		}
-		cfg, err := pgx.ParseConfig(url)
+		cfg, err := script.ParseURL(variable, url, "tenancy: preflight")
 		if err != nil {
-			// What it is that cannot be read may be the password.
-			return fmt.Errorf("%s cannot be read as postgres://owner@host:5432/database: a password in it must be percent-encoded, "+
-				"or be left to ~/.pgpass or PGPASSWORD", variable)
-		}
-		if cfg.ConnectTimeout == 0 {
-			cfg.ConnectTimeout = 15 * time.Second
+			return err
 		}
 		d, err := examine(ctx, cfg)
 		if err != nil {
@@ -75,7 +69,6 @@ func run(ctx context.Context, getenv func(string) string, out io.Writer) error {
 }
 
 func examine(ctx context.Context, cfg *pgx.ConnConfig) (*preflight.Database, error) {
-	cfg.RuntimeParams["application_name"] = "tenancy: preflight"
 	conn, err := script.Connect(ctx, cfg)
 	if err != nil {
 		return nil, err

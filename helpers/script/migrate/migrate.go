@@ -26,9 +26,6 @@ import (
 // urlVariable holds where the database is, and as whom.
 const urlVariable = "DATABASE_URL"
 
-// connectTimeout is for how long a server may be silent, unless the URL says it.
-const connectTimeout = 15 * time.Second
-
 // Main is the command: see migrate/run.
 func Main() {
 	var m migration
@@ -88,19 +85,8 @@ func (m *migration) parse(url, phase string, rest []string) (err error) {
 	if m.Phase, err = schema.ParsePhase(phase); err != nil || m.Phase == schema.Legacy {
 		return fmt.Errorf("unknown phase %q: say PHASE=phase1, phase2, phase3 or phase4", phase)
 	}
-	if url == "" {
-		return fmt.Errorf("which database? Say %s=postgres://owner@host:5432/database", urlVariable)
-	}
-	if m.cfg, err = pgx.ParseConfig(url); err != nil {
-		// What it is that cannot be read may be the password.
-		return fmt.Errorf("%s cannot be read as postgres://owner@host:5432/database: a password in it must be percent-encoded, "+
-			"or be left to ~/.pgpass or PGPASSWORD", urlVariable)
-	}
-	if m.cfg.ConnectTimeout == 0 {
-		m.cfg.ConnectTimeout = connectTimeout
-	}
-	if m.cfg.RuntimeParams["application_name"] == "" {
-		m.cfg.RuntimeParams["application_name"] = "tenancy: " + m.name()
+	if m.cfg, err = script.ParseURL(urlVariable, url, "tenancy: "+m.name()); err != nil {
+		return err
 	}
 	if m.file, err = m.File(); err != nil || m.To() == schema.Legacy {
 		return err
