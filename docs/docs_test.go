@@ -8,12 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pmezard/go-difflib/difflib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/document"
+	"github.com/vital-health/tenancy/helpers/golden"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/schema"
 )
@@ -31,14 +31,7 @@ func current(t *testing.T, name string, regions map[string]string) {
 	text := read(t, name)
 	wanted, err := document.Fill(text, regions)
 	require.NoError(t, err, name)
-	if os.Getenv("UPDATE_GOLDEN") != "" {
-		require.NoError(t, os.WriteFile(name, []byte(wanted), 0o644))
-		return
-	}
-	diff, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{A: difflib.SplitLines(text), B: difflib.SplitLines(wanted),
-		FromFile: "docs/" + name, ToFile: "what the database is", Context: 2})
-	require.NoError(t, err)
-	require.Empty(t, diff, "docs/%s is not what the database is: run make docs", name)
+	golden.Check(t, name, wanted, "is not what the database is: run make docs")
 }
 
 func TestDocuments(t *testing.T) {
@@ -67,7 +60,7 @@ func TestDocuments(t *testing.T) {
 	current(t, "access-model.md", access)
 
 	// The picture is drawn by a module of its own, which make docs runs.
-	if os.Getenv("UPDATE_GOLDEN") != "" {
+	if golden.Updating() {
 		require.NoError(t, os.MkdirAll("../build", 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join("..", "build", "schema.dot"), []byte(s.DOT()), 0o644))
 		return
