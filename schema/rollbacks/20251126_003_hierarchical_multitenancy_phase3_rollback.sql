@@ -36,7 +36,8 @@ begin
     );
     if history and coalesce(current_setting('tenancy.discard_audit_logs', true), '') <> 'yes' then
         raise exception 'public.audit_logs has a history, and this rollback drops it'
-            using hint = 'Export it, then run this with PGOPTIONS=''-c tenancy.discard_audit_logs=yes''.';
+            using hint = 'Export it, and the months in schema audit that are detached, then run this with '
+                'PGOPTIONS=''-c tenancy.discard_audit_logs=yes''.';
     end if;
     -- Beyond this transaction, now that nothing is refused: a refusal must not leave the lock to its session.
     perform pg_advisory_lock(hashtextextended('tenancy.migration', 0));
