@@ -134,11 +134,11 @@ preflight: ## may the phases run? Reads only; with both, says in what they diffe
 	@go run ./helpers/preflight/run
 
 .PHONY: verify
-verify: ## verify a database in use, and change nothing in it: every query, and what real accounts read (VERIFY_DATABASE_URL=postgres://owner@host/db)
+verify: ## does a database in use hold? Reads only, as real accounts, too (VERIFY_DATABASE_URL=postgres://owner@host/db)
 	@go run ./helpers/live/run
 
 .PHONY: rehearse
-rehearse: ## all deployment steps on a clone of production, until one fails (URL=postgres://owner@staging/db LOG=folder CHECK=command SWITCH=command)
+rehearse: ## all deployment steps on a clone of production (URL=postgres://owner@staging/db LOG=folder CHECK=command SWITCH=command)
 	@$(if $(LOG),mkdir -p '$(LOG)';) go run ./helpers/rehearsal/run $(if $(LOG),-log '$(LOG)') $(ARGS)
 
 # Written by the stages of make gate, for machines.
