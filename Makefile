@@ -69,17 +69,17 @@ docs: ## write down anew what docs/ says of the database
 	@mv build/schema.svg docs/schema.svg
 	@git status --short docs
 
-# What the last make bench said, for make plots.
-measured := build/bench/bench.txt
-
-# What the tests' own tools are compared with is a dependency of a module of its own.
-gobench = go test -C $(1) -count=1 -timeout=12h -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS)
-
 # The tests that are the judge take TEST_* like all others.
 .PHONY: mutants
 mutants: ## make mistakes in the migrations, one at a time, and let the tests find each (MUTANTS=50 SEED=1 RUN='phase4 policy' ARGS=-list)
 	@MAJOR='$(MAJOR)' .ci/with-postgres go run -C helpers/mutants . \
 		$(if $(MUTANTS),-sample '$(MUTANTS)') $(if $(SEED),-seed '$(SEED)') $(if $(RUN),-run '$(RUN)') $(ARGS)
+
+# What the last make bench said, for make plots.
+measured := build/bench/bench.txt
+
+# What the tests' own tools are compared with is a dependency of a module of its own.
+gobench = go test -C $(1) -count=1 -timeout=12h -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS)
 
 .PHONY: bench
 bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCALE=1 BENCH=. ARGS=-benchtime=200x)
