@@ -82,6 +82,9 @@ func run(ctx context.Context) error {
 		}
 		all = slices.DeleteFunc(all, func(m mutant) bool { return !pattern.MatchString(m.ID) })
 	}
+	if len(all) == 0 {
+		return fmt.Errorf("no mutant's name matches %s: -list names them", *only)
+	}
 	if *sample > 0 && *sample < len(all) {
 		source := rand.New(rand.NewPCG(*seed, 0))
 		source.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
