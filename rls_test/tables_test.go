@@ -155,6 +155,35 @@ type record struct {
 	Old, New          map[string]any
 }
 
+// testShown is what an organization's admin reads of a change in the audit log: all of a resource and of a membership, of what
+// people write to an assistant only that they did, and of the directory what he may read in the table itself.
+func testShown(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	for table, test := range map[string]struct{ class, hidden string }{
+		"conversations": {"private", "title, metadata"},
+		"messages":      {"private", "content"},
+		"organizations": {"directory", "tenant_type, tenant_key, domain, settings, parent_organization_type"},
+		"agents":        {"resource", ""},
+	} {
+		t.Run(table, func(t *testing.T) {
+			var hidden *string
+			require.NoError(t, db.Owner.QueryRow(t.Context(), `
+				with shown (columns) as (select audit.shown_columns($1::text::regclass, $2))
+				select case when columns is not null then (
+					select coalesce(string_agg(a.attname, ', ' order by a.attnum), '') from pg_attribute a
+					where a.attrelid = $1::text::regclass and a.attnum > 0 and not a.attisdropped and a.attname <> all (columns)) end
+				from shown`, "public."+table, test.class).Scan(&hidden))
+			if test.hidden == "" {
+				require.Nil(t, hidden, "everything is shown")
+				return
+			}
+			require.NotNil(t, hidden)
+			require.Equal(t, test.hidden, *hidden)
+		})
+	}
+}
+
 func testAudit(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "success-criteria/security/audit-logging-captures-all-changes", "production-deployment/check-audit-logs")

@@ -33,6 +33,7 @@ func TestPhase4(t *testing.T) {
 	t.Run("Conversations", testConversations)
 	t.Run("Directory", testDirectory)
 	t.Run("Audit", testAudit)
+	t.Run("What the audit log shows", testShown)
 	t.Run("Again", testAgain)
 	t.Run("Other grants", testGrants)
 	t.Run("A grant too many", testGuard)
