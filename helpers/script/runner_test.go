@@ -21,7 +21,7 @@ const patience = time.Minute
 
 func TestRefusedLock(t *testing.T) {
 	t.Parallel()
-	const adding = "begin;\nset local lock_timeout = '300ms';\ninsert into kept values (1);\nalter table contested add column added int;\ncommit;\n"
+	const adding = "begin;\nset local lock_timeout = '1s';\ninsert into kept values (1);\nalter table contested add column added int;\ncommit;\n"
 	t.Run("the transaction is run again from its beginning, and once", func(t *testing.T) {
 		t.Parallel()
 		db := contested(t)
@@ -120,7 +120,7 @@ func TestRefusedLock(t *testing.T) {
 		t.Parallel()
 		db := contested(t)
 		other := hold(t, db, "lock table contested\n-- for ever")
-		_, err := script.Runner{Patience: 600 * time.Millisecond, Watch: true}.
+		_, err := script.Runner{Patience: 2 * time.Second, Watch: true}.
 			Run(t.Context(), connect(t, db.Config(t, pgtest.OwnerRole)), file(adding))
 		refusal, ok := errors.AsType[*script.Error](err)
 		require.True(t, ok, "%v", err)

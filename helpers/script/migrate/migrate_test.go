@@ -265,7 +265,7 @@ func impatient(t *testing.T) string {
 	require.Contains(t, f.SQL, patient)
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, f.Path),
-		strings.Replace(f.SQL, patient, "set local lock_timeout = '300ms';\nlock table public.agents in access exclusive mode;", 1))
+		strings.Replace(f.SQL, patient, "set local lock_timeout = '1s';\nlock table public.agents in access exclusive mode;", 1))
 	return folder
 }
 
