@@ -26,15 +26,16 @@ const entry = `insert into public.audit_logs (created_at, actor_role, action, re
 // The audit log's months: made ahead, and put away when they are old.
 func testPartitions(t *testing.T) {
 	t.Parallel()
-	db := phase3(t)
 	// ago is the middle of a month, so many years back.
 	ago := func(years int) time.Time {
 		now := time.Now().UTC()
 		return time.Date(now.Year()-years, now.Month(), 15, 12, 0, 0, 0, time.UTC)
 	}
 	named := func(month time.Time) string { return "audit_logs_" + month.Format("200601") }
+	// A database for each: two that make and drop partitions of one table may lock each other out.
 	within := func(t *testing.T, f func(t *testing.T, tx pgx.Tx)) {
 		t.Helper()
+		db := phase3(t)
 		tx, err := db.Owner.Begin(t.Context())
 		require.NoError(t, err)
 		defer tx.Rollback(t.Context())
