@@ -77,6 +77,15 @@ func inTurn(all []mutant) (some []mutant) {
 	return some
 }
 
+// materialized is the name and the query of a materialized view that a DO block makes.
+var materialized = regexp.MustCompile(`(?s)create materialized view if not exists (\S+) as\s+(select[^;$]*)`)
+
+// What format() fills into that query is a query, and has a name while it is parsed.
+var (
+	hole   = regexp.MustCompile(`%s`)
+	filled = regexp.MustCompile(`SELECT hole(\d)`)
+)
+
 // ofFile makes mutants of what a phase's file runs: of the routines that it makes, and, where a phase has logic of its
 // own, of that. It also returns the names of those routines.
 func ofFile(phase schema.Phase, f schema.File) (all []mutant, routines map[string]bool, err error) {
@@ -116,6 +125,16 @@ func ofFile(phase schema.Phase, f schema.File) (all []mutant, routines map[strin
 				add(class, name, v.operator, v.place, v.sql)
 			}
 		case *pg.Node_DoStmt:
+			if query := materialized.FindStringSubmatch(s.SQL); query != nil {
+				n := 0
+				found, err := variants(hole.ReplaceAllStringFunc(query[2], func(string) string { n++; return fmt.Sprintf("select hole%d", n) }))
+				if err != nil {
+					return nil, nil, fmt.Errorf("line %d: %w", s.Line, err)
+				}
+				for _, v := range found {
+					add("view", query[1], v.operator, v.place, strings.Replace(s.SQL, query[2], filled.ReplaceAllString(v.sql, "%$1$$s")+"\n", 1))
+				}
+			}
 			if phase != schema.Phase2 {
 				continue
 			}

@@ -15,8 +15,8 @@ import (
 // table reads the lines of a file whose columns are separated by tabs. # begins a comment.
 func table(name string, columns int) (rows [][]string, err error) {
 	text, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if err != nil {
+		return nil, err
 	}
 	for i, line := range strings.Split(string(text), "\n") {
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -28,7 +28,7 @@ func table(name string, columns int) (rows [][]string, err error) {
 		}
 		rows = append(rows, row)
 	}
-	return rows, err
+	return rows, nil
 }
 
 // readEquivalents is the mutants that are no mistakes, and why. One that is not made any more must go from the file.
@@ -72,10 +72,7 @@ func (h *history) read(ctx context.Context, s *suite, killers, measured string, 
 		return nil
 	}
 	rows, err = table(measured, 2)
-	if err != nil {
-		return err
-	}
-	if rows == nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		costs, err := s.units(ctx, func(pkg string) { fmt.Fprintf(os.Stderr, "all tests must pass first: %s\n", pkg) })
 		if err != nil {
 			return err
@@ -88,6 +85,8 @@ func (h *history) read(ctx context.Context, s *suite, killers, measured string, 
 		if err := os.WriteFile(measured, []byte(text.String()), 0o644); err != nil {
 			return err
 		}
+	} else if err != nil {
+		return err
 	}
 	for _, row := range rows {
 		if h.cost[unitNamed(row[0])], err = time.ParseDuration(row[1]); err != nil {

@@ -53,13 +53,8 @@ type hunt struct {
 // one lets the tests find one mutant.
 func (h *hunt) one(ctx context.Context, m mutant) (r result) {
 	began := time.Now()
-	r = result{mutant: m, Digest: m.digest(), Status: survived}
-	defer func() {
-		r.Seconds = time.Since(began).Seconds()
-		if r.Status == survived {
-			r.Digest += h.suite.digest
-		}
-	}()
+	r = result{mutant: m, Digest: m.digest() + h.suite.digest, Status: survived}
+	defer func() { r.Seconds = time.Since(began).Seconds() }()
 	if m.statement != "" {
 		switch changes, err := h.control.phase[m.Phase].changes(ctx, m.statement); {
 		case err != nil:
@@ -250,12 +245,16 @@ func openJournal(name string) (*journal, error) {
 	return j, err
 }
 
-func (j *journal) add(r result) error {
-	j.done[r.ID] = r
-	line, err := json.Marshal(r)
-	if err != nil {
-		return err
+func (j *journal) add(results []result) error {
+	for _, r := range results {
+		j.done[r.ID] = r
+		line, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(j.file, "%s\n", line); err != nil {
+			return err
+		}
 	}
-	_, err = fmt.Fprintf(j.file, "%s\n", line)
-	return err
+	return nil
 }
