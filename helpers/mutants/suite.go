@@ -99,16 +99,22 @@ const breaking = `TestPhase4Mutants|TestPhase4NewTable|TestPhase4Controls|TestDu
 
 var breaks = regexp.MustCompile(breaking)
 
-const longest = 2 * time.Minute // of a unit; all tests of a package take less
+// How long tests may take: one, with its parts, takes two seconds, and all of a package less than a minute and a half.
+const (
+	longest      = 30 * time.Second
+	longestOfAll = 5 * time.Minute
+)
 
 // The migration's own error, where it is what a test failed with.
 var ofMigration = regexp.MustCompile(`/migrations/\S+\.sql:\d+: .*\(SQLSTATE (\w+)\)`)
 
 // run runs tests with the migrations in a folder, or, for "", with ours.
 func (s *suite) run(ctx context.Context, u unit, folder string) (ending, string) {
-	args := []string{"-test.failfast", "-test.skip=" + breaking, "-test.timeout=" + longest.String()}
-	if u.Test != "" {
-		args = append(args, "-test.run="+u.pattern())
+	args := []string{"-test.failfast", "-test.skip=" + breaking}
+	if u.Test == "" {
+		args = append(args, "-test.timeout="+longestOfAll.String())
+	} else {
+		args = append(args, "-test.timeout="+longest.String(), "-test.run="+u.pattern())
 	}
 	cmd := exec.CommandContext(ctx, s.program(u.Package), args...)
 	cmd.Dir = filepath.Join(s.root, u.Package)
