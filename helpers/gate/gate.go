@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vital-health/tenancy/helpers/results"
 	"github.com/vital-health/tenancy/schema"
 )
 
@@ -44,6 +46,9 @@ type result struct {
 
 	stage stage
 }
+
+// attack begins the message of a test that tried something and got away with it.
+const attack = "An attack succeeds: "
 
 // shown is how many things that are wrong with a stage stand in the table; the log has all.
 const shown = 12
@@ -116,17 +121,18 @@ func (g *gate) explain(r *result, events string) error {
 	if err != nil {
 		return err
 	}
-	failures, err := failedTests(events)
-	if err != nil {
+	tests, err := results.Read(events)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // there is none where no test ran
 		return err
 	}
+	failures := results.Failures(tests)
 	var said []string
 	for _, f := range failures {
 		if what, succeeds := strings.CutPrefix(f.Message, attack); succeeds {
 			g.attacks = append(g.attacks, what)
 			continue
 		}
-		said = append(said, f.String())
+		said = append(said, strings.TrimSuffix(f.Title()+"\n"+f.Message, "\n"))
 		if _, why, ok := strings.Cut(f.Message, " does not run: "); ok && r.Name == "locks" {
 			g.broken = strings.SplitN(why, "\n", 2)[0]
 			said, r.stage.todo = []string{why}, "Mend the file at that line."

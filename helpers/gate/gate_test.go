@@ -117,23 +117,6 @@ func TestGate(t *testing.T) {
 	})
 }
 
-func TestMessage(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct{ output, want string }{
-		"its own words": {"=== RUN   TestA\n    a_test.go:7: who: Alice\n          sees: all\n        what: that\n--- FAIL: TestA (0.00s)\n", "who: Alice\n  sees: all\nwhat: that"},
-		"testify's, what is meant before what is found": {
-			"    a_test.go:7: \n        \tError Trace:\ta_test.go:7\n        \tError:      \tNot equal: \n        \t            \texpected: 1\n        \t            \tactual  : 2\n" +
-				"        \tTest:       \tTestA\n        \tMessages:   \tone row is there\n",
-			"one row is there\nNot equal:\nexpected: 1\nactual  : 2"},
-		"a difference, with its signs": {"    a_test.go:7: x.txt has changed\n        \n        --- written down\n        +++ found\n        -a\n        +b\n", "x.txt has changed\n--- written down\n+++ found\n-a\n+b"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			require.Equal(t, test.want, message(test.output))
-		})
-	}
-}
-
 func TestNet(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, `  agents

@@ -1,0 +1,170 @@
+// Package results reads what go test -json wrote (its events: go doc test2json).
+package results
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Module is the path of this module, which begins those of its packages.
+const Module = "github.com/vital-health/tenancy"
+
+// Outcome is what became of a test, from best to worst.
+type Outcome string
+
+// A test that began and did not end was killed, with its process.
+const (
+	Passed     Outcome = "passed"
+	Skipped    Outcome = "skipped"
+	Failed     Outcome = "failed"
+	Unfinished Outcome = "unfinished"
+)
+
+var worse = []Outcome{Passed, Skipped, Failed, Unfinished}
+
+// Test is a test, or a part of one.
+type Test struct {
+	Package    string              // its path below the module: "rls_test"
+	Name       string              // "TestPhase4/Policies"; "" is the package, where it failed without a test
+	Outcome    Outcome             // the worst, if it ran more than once
+	Seconds    float64             // with its parts; of the last run
+	Attributes map[string][]string // what it says of itself ([testing.T.Attr]), by key
+	Message    string              // what a test that did not pass said, without what is about Go
+}
+
+// Title is the test's name as a sentence.
+func (t Test) Title() string {
+	if t.Name == "" {
+		return t.Package
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(t.Name, "_", " "), "/", ": ")
+}
+
+// Command runs it again, alone.
+func (t Test) Command() string {
+	command := "make test PKG=./" + t.Package
+	if t.Name == "" {
+		return command
+	}
+	var parts []string
+	for part := range strings.SplitSeq(t.Name, "/") {
+		parts = append(parts, "^"+regexp.QuoteMeta(part)+"$")
+	}
+	return command + " RUN='" + strings.ReplaceAll(strings.Join(parts, "/"), "'", `'\''`) + "'"
+}
+
+// Read reads files of events, and returns the tests in the order of their packages and names. Of a package there is a test
+// without a name if it failed without one: it does not compile, or its process was killed.
+func Read(files ...string) ([]Test, error) {
+	r := reader{tests: map[key]*Test{}, output: map[key]*strings.Builder{}}
+	for _, name := range files {
+		if err := r.read(name); err != nil {
+			return nil, err
+		}
+	}
+	var all []Test
+	for k, t := range r.tests {
+		if k.test == "" && (t.Outcome == Passed || t.Outcome == Skipped) {
+			continue // Skipped is a package without tests
+		}
+		if said := r.output[k]; said != nil && t.Outcome != Passed {
+			t.Message = message(said.String())
+		}
+		all = append(all, *t)
+	}
+	slices.SortFunc(all, func(a, b Test) int {
+		if order := strings.Compare(a.Package, b.Package); order != 0 {
+			return order
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return all, nil
+}
+
+// Failures returns the tests that failed by themselves, and not because of a part of theirs.
+func Failures(tests []Test) (failed []Test) {
+	for _, t := range tests {
+		if t.Outcome == Failed || t.Outcome == Unfinished {
+			failed = append(failed, t)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(failed), func(t Test) bool {
+		return slices.ContainsFunc(failed, func(part Test) bool {
+			return part.Package == t.Package && part.Name != t.Name && (t.Name == "" || strings.HasPrefix(part.Name, t.Name+"/"))
+		})
+	})
+}
+
+type key struct{ pkg, test string }
+
+type reader struct {
+	tests  map[key]*Test
+	output map[key]*strings.Builder
+}
+
+func (r *reader) read(name string) error {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	before := map[key]Outcome{} // this file
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 64<<20)
+	for n := 1; lines.Scan(); n++ {
+		var e struct {
+			Action, Package, Test, Output, ImportPath, Key, Value string
+			Elapsed                                               float64
+		}
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("%s:%d is no event of go test -json: %w", name, n, err)
+		}
+		if e.Action == "build-output" {
+			e.Package, _, _ = strings.Cut(e.ImportPath, " ")
+		}
+		k := key{strings.TrimPrefix(strings.TrimPrefix(e.Package, Module), "/"), e.Test}
+		if r.tests[k] == nil {
+			r.tests[k] = &Test{Package: k.pkg, Name: k.test, Attributes: map[string][]string{}}
+		}
+		t := r.tests[k]
+		ended := func(o Outcome) {
+			t.Seconds = e.Elapsed
+			t.Outcome = worst(before[k], o)
+		}
+		switch e.Action {
+		case "run", "start":
+			before[k], t.Outcome = t.Outcome, Unfinished
+		case "output", "build-output":
+			if r.output[k] == nil {
+				r.output[k] = &strings.Builder{}
+			}
+			r.output[k].WriteString(e.Output)
+		case "attr":
+			if !slices.Contains(t.Attributes[e.Key], e.Value) {
+				t.Attributes[e.Key] = append(t.Attributes[e.Key], e.Value)
+			}
+		case "pass":
+			ended(Passed)
+		case "skip":
+			ended(Skipped)
+		case "fail":
+			ended(Failed)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+func worst(a, b Outcome) Outcome {
+	if slices.Index(worse, a) > slices.Index(worse, b) {
+		return a
+	}
+	return b
+}
