@@ -79,13 +79,14 @@ mutants: ## make mistakes in the migrations, one at a time, and let the tests fi
 measured := build/bench/bench.txt
 
 # What the tests' own tools are compared with is a dependency of a module of its own.
-gobench = go test -C $(1) -count=1 -timeout=12h -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS)
+benchmarks = -count=1 -timeout=12h -run='^$$' -bench='$(or $(BENCH),.)' $(ARGS)
 
 .PHONY: bench
 bench: ## measure, and hold the budgets (PERF_ROWS=1000,1000000 PERF_BUDGET_SCALE=1 BENCH=. ARGS=-benchtime=200x)
 	@mkdir -p $(dir $(measured))
-	@MAJOR='$(MAJOR)' .ci/with-postgres $(call gobench,.) ./perf_test/... | tee $(measured)
-	@MAJOR='$(MAJOR)' .ci/with-postgres $(call gobench,perf_test/peers) ./...
+	@MAJOR='$(MAJOR)' GOTESTSUM_JSONFILE="$${GOTESTSUM_JSONFILE:-build/bench/bench.json}" .ci/with-postgres \
+		go tool gotestsum --format standard-verbose -- $(benchmarks) ./perf_test/... | grep --line-buffered -v '^=== ' | tee $(measured)
+	@MAJOR='$(MAJOR)' .ci/with-postgres go test -C perf_test/peers $(benchmarks) ./...
 
 .PHONY: plots
 plots: ## draw what make bench measured: latency against rows, into build/report/latency

@@ -3,6 +3,7 @@ package rls_test
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
+	"github.com/vital-health/tenancy/helpers/results"
 	"github.com/vital-health/tenancy/helpers/verify"
 	"github.com/vital-health/tenancy/schema"
 )
@@ -32,6 +34,7 @@ func TestPhase4Server(t *testing.T) {
 		require.GreaterOrEqual(t, i, 0)
 		result, err := verify.Run(t.Context(), db.Owner, queries[i])
 		require.NoError(t, err)
+		describe(t, db, result)
 		if !result.OK {
 			if os.Getenv(pgtest.URLVariable) != "" {
 				t.Fatal(result)
@@ -42,6 +45,20 @@ func TestPhase4Server(t *testing.T) {
 	t.Run("a plan for one role is not used for another", func(t *testing.T) { testInlinedPlans(t, db) })
 	t.Run("MERGE is held by every policy that holds UPDATE", func(t *testing.T) { testMerge(t, db) })
 	t.Run("an operator that tells what it is given is not given what is hidden", func(t *testing.T) { testTellingOperator(t, db) })
+}
+
+// describe says what the tests run on: what they find holds there.
+func describe(t *testing.T, db *pgtest.DB, floor verify.Result) {
+	var server string
+	require.NoError(t, db.Owner.QueryRow(t.Context(), `show server_version`).Scan(&server))
+	t.Attr(results.Server, server)
+	if !floor.OK {
+		t.Attr(results.Leaks, floor.Rows[0][slices.Index(floor.Columns, "found")])
+	}
+	t.Attr(results.Machine, fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()))
+	digest, err := schema.Digest()
+	require.NoError(t, err)
+	t.Attr(results.Schema, digest)
 }
 
 // probing runs f as a superuser who may become anybody, with a schema for what it makes,

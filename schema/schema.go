@@ -187,6 +187,16 @@ func All() ([]File, error) {
 	return all, nil
 }
 
+// Digest identifies the text of all files that ship, as the hexadecimal SHA-256: what was found out about files of one
+// digest says nothing about those of another.
+func Digest() (string, error) {
+	all, err := All()
+	if err != nil {
+		return "", err
+	}
+	return digest(all), nil
+}
+
 // Hash identifies the text of everything that leads from an empty database to p:
 // the roles, the baseline and the migrations up to p. It is the hexadecimal
 // SHA-256, so two databases built from files of the same hash are built alike.
@@ -197,15 +207,23 @@ func Hash(p Phase) (string, error) {
 			files = append(files, migrationPath(q))
 		}
 	}
-	sum := sha256.New()
+	var found []File
 	for _, name := range files {
 		f, err := read(name)
 		if err != nil {
 			return "", err
 		}
+		found = append(found, f)
+	}
+	return digest(found), nil
+}
+
+func digest(files []File) string {
+	sum := sha256.New()
+	for _, f := range files {
 		fmt.Fprintf(sum, "%s %d\n%s", f.Path, len(f.SQL), f.SQL)
 	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // read returns the file of that name from SCHEMA_DIR if it is there, else the embedded one.

@@ -22,6 +22,9 @@ import (
 // differences is the folder of the report in which tests leave what they found otherwise than declared.
 const differences = "differences"
 
+// eventsFolder is the folder of the report in which stages that run tests leave what go test -json wrote.
+const eventsFolder = "events"
+
 // gate is a run.
 type gate struct {
 	ctx    context.Context
@@ -56,18 +59,18 @@ const shown = 12
 // clear takes away what the gate before has left.
 func (g *gate) clear() error {
 	for _, s := range stages("", "") {
-		for _, name := range []string{s.Name + ".log", s.Name + ".json", "junit-" + s.Name + ".xml"} {
+		for _, name := range []string{s.Name + ".log", "junit-" + s.Name + ".xml"} {
 			if err := os.RemoveAll(filepath.Join(g.report, name)); err != nil {
 				return err
 			}
 		}
 	}
-	for _, name := range []string{differences, "access.diff", "gate.json", "sql-review.sarif", "locks.sarif"} {
+	for _, name := range []string{differences, eventsFolder, "access.diff", "gate.json", "sql-review.sarif", "locks.sarif"} {
 		if err := os.RemoveAll(filepath.Join(g.report, name)); err != nil {
 			return err
 		}
 	}
-	return os.MkdirAll(filepath.Join(g.report, differences), 0o755)
+	return errors.Join(os.MkdirAll(filepath.Join(g.report, differences), 0o755), os.MkdirAll(filepath.Join(g.report, eventsFolder), 0o755))
 }
 
 // stage runs one.
@@ -84,7 +87,7 @@ func (g *gate) stage(s stage) error {
 		return err
 	}
 	defer log.Close()
-	events := filepath.Join(g.report, s.Name+".json")
+	events := filepath.Join(g.report, eventsFolder, s.Name+".json")
 	fmt.Fprintf(g.out, "gate: %s, %s …\n", s.Name, s.does)
 	began := time.Now()
 	command := exec.CommandContext(g.ctx, "make", append([]string{"--no-print-directory"}, s.make...)...)
@@ -168,12 +171,17 @@ func (g *gate) verdict(folder string) (ok bool, err error) {
 		return false, err
 	}
 	g.print(ok, access)
+	digest, err := schema.Digest()
+	if err != nil {
+		return false, err
+	}
 	out, err := json.MarshalIndent(struct {
 		OK        bool     `json:"ok"`
+		Schema    string   `json:"schema"` // the digest of the SQL
 		SchemaDir string   `json:"schema_dir,omitempty"`
 		Stages    []result `json:"stages"`
 		Attacks   []string `json:"attacks,omitempty"`
-	}{ok, folder, g.Stages, g.attacks}, "", "  ")
+	}{ok, digest, folder, g.Stages, g.attacks}, "", "  ")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(g.report, "gate.json"), append(out, '\n'), 0o644)
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/vital-health/tenancy/schema"
 )
 
 // report prints what became of the mutants, and writes it down.
@@ -33,13 +35,18 @@ func report(build, killers string, generated int, names map[string]bool, write b
 			}
 		}
 	}
+	digest, err := schema.Digest()
+	if err != nil {
+		return err
+	}
 	text, err := json.MarshalIndent(struct {
+		Schema    string         `json:"schema"` // the digest of the SQL
 		Generated int            `json:"generated"`
 		Run       int            `json:"run"`
 		Count     map[string]int `json:"count"`
 		How       map[ending]int `json:"how"`
 		Results   []result       `json:"results"`
-	}{generated, len(results), count, how, results}, "", "\t")
+	}{digest, generated, len(results), count, how, results}, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,14 @@ import (
 // Module is the path of this module, which begins those of its packages.
 const Module = "github.com/vital-health/tenancy"
 
+// The keys of what the tests say once of all of them, as attributes.
+const (
+	Server  = "server"  // its version
+	Leaks   = "leaks"   // of rows that policies hide, which a later minor version of the server mends; if there are any
+	Machine = "machine" // that they ran on
+	Schema  = "schema"  // the digest of the SQL that they ran
+)
+
 // Outcome is what became of a test, from best to worst.
 type Outcome string
 
@@ -86,6 +94,23 @@ func Read(files ...string) ([]Test, error) {
 	return all, nil
 }
 
+// Benchmarks returns what benchmarks printed, as go test without -json would have (its format:
+// https://go.dev/design/14313-benchmark-format).
+func Benchmarks(files ...string) (string, error) {
+	var text strings.Builder
+	for _, name := range files {
+		err := each(name, func(e event) {
+			if e.Action == "output" && (strings.HasPrefix(e.Test, "Benchmark") || e.Test == "") && !strings.HasPrefix(e.Output, "=== ") {
+				text.WriteString(e.Output)
+			}
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return text.String(), nil
+}
+
 // Failures returns the tests that failed by themselves, and not because of a part of theirs.
 func Failures(tests []Test) (failed []Test) {
 	for _, t := range tests {
@@ -107,23 +132,38 @@ type reader struct {
 	output map[key]*strings.Builder
 }
 
-func (r *reader) read(name string) error {
+// event is a line of the file.
+type event struct {
+	Action, Package, Test, Output, ImportPath, Key, Value string
+	Elapsed                                               float64
+}
+
+// each calls f with each event of a file.
+func each(name string, f func(event)) error {
 	file, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	before := map[key]Outcome{} // this file
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 64<<20)
 	for n := 1; lines.Scan(); n++ {
-		var e struct {
-			Action, Package, Test, Output, ImportPath, Key, Value string
-			Elapsed                                               float64
-		}
+		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("%s:%d is no event of go test -json: %w", name, n, err)
 		}
+		f(e)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+func (r *reader) read(name string) error {
+	before := map[key]Outcome{} // this file
+	bench := map[string][]key{} // by package: benchmarks that have begun; that they have ended, nothing says but what comes next
+	return each(name, func(e event) {
 		if e.Action == "build-output" {
 			e.Package, _, _ = strings.Cut(e.ImportPath, " ")
 		}
@@ -138,6 +178,13 @@ func (r *reader) read(name string) error {
 		}
 		switch e.Action {
 		case "run", "start":
+			if strings.HasPrefix(k.test, "Benchmark") {
+				if !strings.Contains(k.test, "/") {
+					r.pass(bench[k.pkg], before)
+					bench[k.pkg] = nil
+				}
+				bench[k.pkg] = append(bench[k.pkg], k)
+			}
 			before[k], t.Outcome = t.Outcome, Unfinished
 		case "output", "build-output":
 			if r.output[k] == nil {
@@ -155,11 +202,23 @@ func (r *reader) read(name string) error {
 		case "fail":
 			ended(Failed)
 		}
+		if k.test == "" && (e.Action == "pass" || e.Action == "fail" && r.anyFailed(bench[k.pkg])) {
+			r.pass(bench[k.pkg], before)
+		}
+	})
+}
+
+// pass says that benchmarks have ended that have not failed.
+func (r *reader) pass(benchmarks []key, before map[key]Outcome) {
+	for _, k := range benchmarks {
+		if t := r.tests[k]; t.Outcome == Unfinished {
+			t.Outcome = worst(before[k], Passed)
+		}
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read %s: %w", name, err)
-	}
-	return nil
+}
+
+func (r *reader) anyFailed(benchmarks []key) bool {
+	return slices.ContainsFunc(benchmarks, func(k key) bool { return r.tests[k].Outcome == Failed })
 }
 
 func worst(a, b Outcome) Outcome {

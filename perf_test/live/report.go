@@ -17,6 +17,7 @@ import (
 type Report struct {
 	Started       time.Time `json:"started"`
 	Server        string    `json:"server"`        // its version
+	Schema        string    `json:"schema"`        // the digest of the files that ran
 	Rows          int       `json:"rows"`          // of agents, of documents, and of messages
 	Organizations int       `json:"organizations"` // that have them
 	Rate          float64   `json:"rate"`          // requests per second
