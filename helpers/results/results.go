@@ -77,6 +77,9 @@ func Read(files ...string) ([]Test, error) {
 	}
 	var all []Test
 	for k, t := range r.tests {
+		if t.Outcome == "" {
+			t.Outcome = Unfinished // it said something, and not even that it began
+		}
 		if k.test == "" && (t.Outcome == Passed || t.Outcome == Skipped) {
 			continue // Skipped is a package without tests
 		}

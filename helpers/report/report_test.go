@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/results"
+	"github.com/vital-health/tenancy/schema"
+)
+
+const root = "../.."
+
+// madeUp is a run of tests that was never made.
+type madeUp struct {
+	t      *testing.T
+	events []string
+	source source
+}
+
+// event adds one of a test, or, without a name, of its package.
+func (m *madeUp) event(action, test string, more map[string]any) {
+	e := map[string]any{"Action": action, "Package": results.Module + "/rls_test", "Test": test}
+	for key, value := range more {
+		e[key] = value
+	}
+	text, err := json.Marshal(e)
+	require.NoError(m.t, err)
+	m.events = append(m.events, string(text))
+}
+
+func (m *madeUp) attribute(test, key, value string) {
+	m.event("attr", test, map[string]any{"Key": key, "Value": value})
+}
+
+// newRun is one of a test that says what it ran on, and one that proves all automated boxes but those that are left out.
+func newRun(t *testing.T, leftOut ...string) *madeUp {
+	t.Helper()
+	m := &madeUp{t: t, source: source{root: root, build: t.TempDir()}}
+	digest, err := schema.Digest()
+	require.NoError(t, err)
+	m.event("run", "TestServer", nil)
+	for key, value := range map[string]string{results.Schema: digest, results.Server: "15.99", results.Machine: "made up"} {
+		m.attribute("TestServer", key, value)
+	}
+	m.event("pass", "TestServer", map[string]any{"Elapsed": 1.25})
+	m.event("run", "TestAll", nil)
+	for _, box := range checklist.Boxes() {
+		if box.Kind == checklist.Automated && !strings.Contains(strings.Join(leftOut, " "), box.ID) {
+			m.attribute("TestAll", checklist.Attribute, box.ID)
+		}
+	}
+	m.event("pass", "TestAll", map[string]any{"Elapsed": 2.5})
+	return m
+}
+
+// failing is a test that fails, with what it says.
+func (m *madeUp) failing(test, box, says string) {
+	m.event("run", test, nil)
+	m.attribute(test, checklist.Attribute, box)
+	m.event("output", test, map[string]any{"Output": "    a_test.go:7: " + says + "\n"})
+	m.event("fail", test, nil)
+}
+
+// left is a file that another target of make has left, about this SQL.
+func (m *madeUp) left(name string, content map[string]any) {
+	digest, err := schema.Digest()
+	require.NoError(m.t, err)
+	if content["schema"] == nil {
+		content["schema"] = digest
+	}
+	text, err := json.Marshal(content)
+	require.NoError(m.t, err)
+	name = filepath.Join(m.source.build, name)
+	require.NoError(m.t, os.MkdirAll(filepath.Dir(name), 0o755))
+	require.NoError(m.t, os.WriteFile(name, text, 0o644))
+}
+
+// measured leaves all that there may be.
+func (m *madeUp) measured() {
+	m.left("report/live.json", map[string]any{"rows": 1000, "rate": 100, "steps": []map[string]any{
+		{"name": "idle", "application": "old", "requests": 100, "p50": 1.5, "p99": 4, "max": 9}, {"name": "phase1", "application": "old", "requests": 100, "p50": 2, "p99": 5, "max": 40}}})
+	m.left("mutants/mutants.json", map[string]any{"generated": 2000, "run": 3, "count": map[string]int{"killed": 3}, "results": []any{}})
+	m.left("report/gate.json", map[string]any{"stages": []map[string]any{{"name": "tests", "outcome": "ok", "seconds": 3.5, "command": "make test"}}})
+	perf := func(action, test, output string) {
+		m.event(action, test, map[string]any{"Package": results.Module + "/perf_test", "Output": output})
+	}
+	perf("start", "", "")
+	perf("output", "", "pkg: perf_test\n")
+	perf("run", "BenchmarkRead", "")
+	for rows, ms := range map[int]float64{1000: 0.5, 100000: 0.7} {
+		perf("output", "BenchmarkRead", fmt.Sprintf("BenchmarkRead/query=first_page/rows=%d/tenants=2/role=member/design=tenancy-2\t3\t%g p50-ms\t%g p95-ms\t50 budget-ms\n", rows, ms, ms*2))
+	}
+	perf("pass", "", "")
+}
+
+// report is what becomes of it.
+func (m *madeUp) report() (*report, *pictures) {
+	m.t.Helper()
+	r, p, err := m.collect()
+	require.NoError(m.t, err)
+	return r, p
+}
+
+func (m *madeUp) collect() (*report, *pictures, error) {
+	m.t.Helper()
+	name := filepath.Join(m.source.build, "events.json")
+	require.NoError(m.t, os.WriteFile(name, []byte(strings.Join(m.events, "\n")+"\n"), 0o644))
+	m.source.events = []string{name}
+	return collect(m.source, time.Date(2026, 11, 26, 14, 3, 12, 0, time.UTC))
+}
+
+const box = "success-criteria/security/rls-policies-enforce-data-isolation"
+
+func (r *report) box(id string) requirement {
+	for _, q := range r.Requirements {
+		if q.ID == id {
+			return q
+		}
+	}
+	return requirement{}
+}
+
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	t.Run("all tests pass, and all boxes that are to be proven are", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		m.measured()
+		r, _ := m.report()
+		require.True(t, r.Verdict.OK, r.Verdict.Reasons)
+		require.Len(t, r.Requirements, 180)
+		require.Equal(t, proven, r.box(box).State)
+		require.Equal(t, "TestAll", r.box(box).Tests[0].Name)
+		require.Equal(t, []string{"15.99", "made up"}, []string{r.Server, r.Machine})
+		require.Len(t, r.Files, 8)
+		require.Regexp(t, `^Verified: 3 tests pass, and prove 1\d\d of the checklist's 180 boxes\.$`, r.Headline())
+		for _, q := range r.Requirements {
+			require.NotEqual(t, failed, q.State, q.ID)
+			require.Equal(t, q.Kind == checklist.Manual, q.State == open && len(q.Parts) == 0, "nobody has signed anything: %s", q.ID)
+		}
+	})
+	t.Run("a test that fails is a failure, with what it says and how to run it again, and its box is not proven", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		m.failing("TestAttack/by_reading", box, "Bob reads it")
+		r, _ := m.report()
+		require.False(t, r.Verdict.OK)
+		require.Contains(t, r.Verdict.Reasons, "1 test fails")
+		require.Equal(t, []failure{{test{"rls_test", "TestAttack/by_reading", "failed", 0, "make test PKG=./rls_test RUN='^TestAttack$/^by_reading$'"}, "Bob reads it"}}, r.Failures)
+		require.Equal(t, failed, r.box(box).State)
+		require.Equal(t, failed, r.box("success-criteria/security").State, "nor is the one above it")
+		var said bytes.Buffer
+		r.print(&said, "index.html")
+		require.Contains(t, said.String(), "failed: TestAttack: by reading\n  Bob reads it\n  again: make test PKG=./rls_test RUN='^TestAttack$/^by_reading$'\n")
+	})
+	for name, test := range map[string]struct {
+		change func(m *madeUp)
+		reason string
+	}{
+		"a box whose test did not run is not proven": {func(m *madeUp) { m.events = newRun(m.t, box).events }, "1 box of the checklist that tests are to prove is not proven"},
+		"a test that was skipped proves nothing":     {func(m *madeUp) { m.event("run", "TestB", nil); m.event("skip", "TestB", nil) }, "1 test was skipped, and proves nothing"},
+		"a test that did not end is a failure":       {func(m *madeUp) { m.event("run", "TestB", nil) }, "1 test fails"},
+		"results that do not say what of are none":   {func(m *madeUp) { m.events = m.events[5:] }, "the results do not say which SQL they are of: TestPhase4Server did not run, or failed"},
+		"a stage of the gate": {func(m *madeUp) {
+			m.left("report/gate.json", map[string]any{"stages": []map[string]any{{"name": "review", "outcome": "failed"}}})
+		}, "the gate's stage review: failed"},
+		"a mutant that survives": {func(m *madeUp) {
+			m.left("mutants/mutants.json", map[string]any{"count": map[string]int{"killed": 9, "survived": 1}, "results": []map[string]any{{"id": "phase4 x", "sql": "select", "status": "survived"}}})
+		}, "1 mistake was made that no test has found"},
+		"a wait of users": {func(m *madeUp) {
+			m.left("report/live.json", map[string]any{"over": []string{"phase2: slow"}, "steps": []map[string]any{{"name": "phase2", "p50": 1, "p99": 1, "max": 1}}})
+		}, "over its budget while the migrations run: phase2: slow"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newRun(t)
+			test.change(m)
+			r, _ := m.report()
+			require.False(t, r.Verdict.OK)
+			require.Contains(t, r.Verdict.Reasons, test.reason)
+		})
+	}
+	t.Run("results of other SQL are refused", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		m.attribute("TestServer", results.Schema, strings.Repeat("0", 64))
+		_, _, err := m.collect()
+		require.ErrorContains(t, err, "the tests ran other SQL than what is here")
+	})
+	t.Run("measurements of other SQL are not taken, and what is not there is named with the command that makes it", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		m.left("mutants/mutants.json", map[string]any{"schema": "other", "count": map[string]int{"survived": 1}})
+		r, _ := m.report()
+		require.Nil(t, r.Mutants)
+		require.True(t, r.Verdict.OK)
+		require.Contains(t, r.Missing, missing{"how good the tests are", "what there is, is of other SQL", "make mutants"})
+		require.Contains(t, r.Missing, missing{"latency", "no benchmark was run", "make bench PERF_ROWS=1000,100000"})
+		require.Contains(t, strings.Join(r.Verdict.Warnings, "\n"), "missing: latency, because no benchmark was run; `make bench PERF_ROWS=1000,100000`")
+	})
+	t.Run("deviations name tests, and what became of them", func(t *testing.T) {
+		t.Parallel()
+		r, _ := newRun(t).report()
+		require.Greater(t, len(r.Deviations), 20)
+		for _, d := range r.Deviations {
+			require.NotEmpty(t, d.Prevents)
+			require.True(t, len(d.Tests) > 0 || strings.HasSuffix(d.By, ".sql`"), d.By)
+			for _, found := range d.Tests {
+				require.Equal(t, "not run", found.Outcome, "nothing of the kind is in the made-up run: %v", found)
+			}
+		}
+	})
+}
+
+func TestJSON(t *testing.T) {
+	t.Parallel()
+	m := newRun(t)
+	m.measured()
+	m.failing("TestAttack/by_reading", box, "Bob reads it")
+	r, p := m.report()
+	folder := t.TempDir()
+	require.NoError(t, r.write(folder, p))
+	written, err := os.ReadFile(filepath.Join(folder, "report.json"))
+	require.NoError(t, err)
+	t.Run("it is as schema.json describes it", func(t *testing.T) {
+		compiled, err := jsonschema.NewCompiler().Compile("schema.json")
+		require.NoError(t, err)
+		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(written))
+		require.NoError(t, err)
+		require.NoError(t, compiled.Validate(value))
+		value.(map[string]any)["another"] = true
+		require.Error(t, compiled.Validate(value), "a key that is not described is found")
+	})
+	t.Run("the same run makes the same bytes, and the same digest whenever it was", func(t *testing.T) {
+		again, _ := m.report()
+		require.NoError(t, again.write(folder, p))
+		rewritten, err := os.ReadFile(filepath.Join(folder, "report.json"))
+		require.NoError(t, err)
+		require.Equal(t, string(written), string(rewritten))
+		later, _, err := collect(m.source, time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC))
+		require.NoError(t, err)
+		later.Server = "16.99"
+		require.NoError(t, later.stamp())
+		require.NotEqual(t, r.Digest, later.Digest, "another server")
+		later, _, err = collect(m.source, time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC))
+		require.NoError(t, err)
+		require.Equal(t, r.Digest, later.Digest)
+	})
+}
