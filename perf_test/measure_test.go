@@ -126,13 +126,14 @@ func timed(q querier, sql string) func(*testing.B) time.Duration {
 
 // answer is what the rows say in their first column, in some order. Arguments stand in
 // the text, as psql and many a pool send them: it is planned anew each time.
-func answer(b *testing.B, q querier, sql string) (found []string) {
-	result, err := q.Query(b.Context(), sql, pgx.QueryExecModeSimpleProtocol)
-	require.NoError(b, err, sql)
+func answer(t testing.TB, q querier, sql string) (found []string) {
+	t.Helper()
+	result, err := q.Query(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err, sql)
 	for result.Next() {
 		found = append(found, string(result.RawValues()[0]))
 	}
-	require.NoError(b, result.Err(), sql)
+	require.NoError(t, result.Err(), sql)
 	return found
 }
 
