@@ -121,8 +121,7 @@ func (r runbook) run(t testing.TB, conn *pgx.Conn, name string, values variables
 
 func TestRunbook(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "post-migration-tasks/documentation-updates/create-runbook-for-common-operations",
-		"post-migration-tasks/optimization/refresh-materialized-views-on-schedule")
+	checklist.Proves(t, "post-migration-tasks/documentation-updates/create-runbook-for-common-operations")
 	r := runbook{pgtest.New(t, schema.Phase4, fixtures.World()...), blocks(t), map[string]bool{}}
 	owner, api := r.Connect(t, pgtest.OwnerRole), r.Connect(t, pgtest.APIRole)
 

@@ -20,7 +20,7 @@ type comparison = func(testing.TB, *pgtest.DB, world, []fixtures.User) verdict
 // along every path, and compares what becomes of each with the model.
 func TestPhase4Decisions(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "success-criteria/security/users-cannot-see-unauthorized-data")
+	checklist.Proves(t, "success-criteria/security/users-cannot-see-unauthorized-data", "pre-implementation/test-scenarios-defined/access-control-tests-defined")
 	everybody := append([]fixtures.User{stranger}, fixtures.Users...)
 	all := func(check func(testing.TB, *pgtest.DB, world, []fixtures.User, []path) verdict, paths []path) comparison {
 		return func(t testing.TB, db *pgtest.DB, w world, users []fixtures.User) verdict {

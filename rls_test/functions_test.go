@@ -26,7 +26,6 @@ var explained = map[string]string{
 // unsafely.
 func TestPhase4PLpgSQL(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "success-criteria/security/no-sql-injection-vulnerabilities")
 	tx, err := secured(t).Superuser.Begin(t.Context())
 	require.NoError(t, err)
 	defer tx.Rollback(t.Context())
@@ -37,6 +36,7 @@ func TestPhase4PLpgSQL(t *testing.T) {
 		t.Log("WARNING: this server has no plpgsql_check, so nobody has read the functions here")
 		return
 	}
+	checklist.Proves(t, "success-criteria/security/no-sql-injection-vulnerabilities")
 	run(t, tx, `
 		create schema plpgsql_check; create extension plpgsql_check schema plpgsql_check;
 		-- The triggers that phase 4 has dropped, whose functions wait for its rollback.

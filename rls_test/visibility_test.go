@@ -119,7 +119,8 @@ func testIsolation(t *testing.T) {
 
 func testEverybody(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "success-criteria/security/users-cannot-see-unauthorized-data", "production-deployment/update-rls-policies/test-with-real-user-accounts")
+	checklist.Proves(t, "success-criteria/security/users-cannot-see-unauthorized-data", "production-deployment/update-rls-policies/test-with-real-user-accounts",
+		"success-criteria/functionality/agents-load-correctly", "success-criteria/functionality/knowledge-documents-accessible")
 	t.Run("everybody reads of every table what is for him, and all of it", func(t *testing.T) {
 		leaks(t, secured(t), migrated()).require(t)
 	})

@@ -45,6 +45,7 @@ func TestLive(t *testing.T) {
 		"production-deployment/verify-phase-1-in-production/run-verification-queries")
 	t.Run("all holds after phase 4, is said in a line, and nothing is written", func(t *testing.T) {
 		t.Parallel()
+		checklist.Proves(t, "success-criteria/schema-updated", "success-criteria/data-quality")
 		db := world(t, schema.Phase4)
 		before := phasetest.Take(t, db)
 		r := verified(t, db, pgtest.OperatorRole)

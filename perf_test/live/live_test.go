@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/schema"
@@ -22,6 +23,7 @@ func small() config {
 // application sends it.
 func TestLive(t *testing.T) {
 	t.Parallel()
+	checklist.Proves(t, "phase-1/verify-application-still-works/no-database-errors-in-logs", "production-deployment/verify-phase-1-in-production/application-still-works")
 	c := small()
 	report, err := run(t.Context(), c, pgtest.New(t, schema.Legacy, c.seeds()...))
 	require.NoError(t, err)

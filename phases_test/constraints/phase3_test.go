@@ -25,8 +25,7 @@ import (
 
 func TestPhase3(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "phase-3/run-phase-3-migration-in-staging", "phase-3/verify-phase-3-completion",
-		"production-deployment/verify-phase-3-in-production")
+	checklist.Proves(t, "phase-3/run-phase-3-migration-in-staging", "phase-3/verify-phase-3-completion")
 	t.Run("Refusals", testRefusals)
 	t.Run("Constraints", testConstraints)
 	t.Run("Indexes", testIndexes)

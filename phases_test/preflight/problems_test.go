@@ -79,7 +79,7 @@ var problems = []problem{
 
 func TestPreflightProblems(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "pre-implementation/staging-environment-ready", "pre-implementation/access-permissions/rls-policies-can-be-modified",
+	checklist.Proves(t, "pre-implementation/access-permissions/database-admin-credentials-available", "pre-implementation/access-permissions/rls-policies-can-be-modified",
 		"pre-implementation/access-permissions/ability-to-create-functions-and-triggers", "pre-implementation/access-permissions/service-role-access-confirmed",
 		"phase-2/review-current-tenant-type-distribution", "phase-4/review-current-rls-policies")
 	db, all := orderly(t), queries(t)
@@ -110,7 +110,6 @@ func TestPreflightProblems(t *testing.T) {
 // What a session is given is said when it begins.
 func TestPreflightSettings(t *testing.T) {
 	t.Parallel()
-	checklist.Proves(t, "pre-implementation/staging-environment-ready/connection-pool-configuration-matches-production")
 	db := orderly(t)
 	want := []string{"idle_in_transaction_session_timeout", "jit", "random_page_cost", "role_of_server", "role_settings", "row_security", "track_activities", "track_counts"}
 	settings := []string{"random_page_cost = 4", "jit = on", "idle_in_transaction_session_timeout = 0", "statement_timeout = 0", "row_security = off",

@@ -19,7 +19,7 @@ import (
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "rollback-procedures/emergency-rollback-plan", "pre-implementation/test-scenarios-defined/rollback-procedure-tested",
-		"pre-implementation/migration-scripts-reviewed/rollback-scripts-prepared")
+		"pre-implementation/migration-scripts-reviewed/rollback-scripts-prepared", "pre-implementation/migration-scripts-reviewed/all-sql-syntax-validated")
 	db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 	up := map[schema.Phase]phasetest.Picture{schema.Legacy: phasetest.Take(t, db)}
 	for _, phase := range schema.Phases() {

@@ -41,6 +41,7 @@ type column struct {
 
 func testColumns(t *testing.T) {
 	t.Parallel()
+	checklist.Proves(t, "success-criteria/schema-updated/all-tables-have-new-columns")
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	const (
 		timestamp = "timestamp with time zone"
@@ -163,6 +164,7 @@ func testExistingRows(t *testing.T) {
 
 func testOldApplication(t *testing.T) {
 	t.Parallel()
+	checklist.Proves(t, "phase-1/verify-application-still-works/agents-are-visible", "phase-1/verify-application-still-works/chat-functionality-works")
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	phasetest.OldApplication(t, db)
 	t.Run("shows everybody the agents that it showed before", func(t *testing.T) {

@@ -194,6 +194,7 @@ from (
 ) as p;
 
 -- name: owner
+-- box: pre-implementation/access-permissions/database-admin-credentials-available
 -- box: pre-implementation/access-permissions/rls-policies-can-be-modified
 -- box: pre-implementation/access-permissions/ability-to-create-functions-and-triggers
 -- expect: pass

