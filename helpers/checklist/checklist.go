@@ -3,17 +3,34 @@
 //
 //	checklist.Proves(t, "phase-3/test-helper-functions")
 //
-// and the id is in the test's output, as an attribute.
+// and the id is in the test's output, as an attribute. What no test can prove, somebody signs
+// off: see [ReadSignOffs].
 package checklist
 
 import (
 	_ "embed"
+	"fmt"
 	"strings"
 	"testing"
 )
 
 // Attribute is the key under which [Proves] records an id in the test's output.
 const Attribute = "checklist"
+
+// Kind is how one knows that a box holds.
+type Kind string
+
+const (
+	// Automated boxes are proven by tests: what the box asks for works, on databases that are
+	// made for it. That it was done on yours, the logs of the commands that do it say.
+	Automated Kind = "automated"
+	// Manual boxes are signed off by somebody: decisions, people, what is not in this
+	// repository, and what only the machine shows that it is for, such as milliseconds.
+	Manual Kind = "manual"
+	// Parts are boxes above others that have no proof of their own. Such a box holds when all
+	// boxes below it do.
+	Parts Kind = "parts"
+)
 
 // Box is one box of the checklist.
 type Box struct {
@@ -25,9 +42,21 @@ type Box struct {
 	ID      string
 	Section string // headings: "Phase 1: Add Columns (Non-Breaking) / Execution"
 	Text    string // as in the checklist, without asterisks
+	Kind    Kind
 }
 
-// boxes.tsv has one line for each box, in the checklist's order: id, section, text.
+// Below returns the boxes directly below the box, in the order of the checklist.
+func (b Box) Below() []Box {
+	var below []Box
+	for _, box := range Boxes() {
+		if rest, ok := strings.CutPrefix(box.ID, b.ID+"/"); ok && !strings.Contains(rest, "/") {
+			below = append(below, box)
+		}
+	}
+	return below
+}
+
+// boxes.tsv has one line for each box, in the checklist's order: id, section, text, kind.
 //
 //go:embed boxes.tsv
 var register string
@@ -37,7 +66,7 @@ func Boxes() []Box {
 	var boxes []Box
 	for line := range strings.Lines(register) {
 		fields := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-		boxes = append(boxes, Box{ID: fields[0], Section: fields[1], Text: fields[2]})
+		boxes = append(boxes, Box{ID: fields[0], Section: fields[1], Text: fields[2], Kind: Kind(fields[3])})
 	}
 	return boxes
 }
@@ -53,17 +82,36 @@ func Find(id string) (Box, bool) {
 }
 
 // Proves records that the test, if it passes, proves these boxes: as attributes in its verbose
-// output, one for each id. An id that is not in the register fails the test, as does naming none.
-// Attributes appear with go test -v and -json only.
+// output, one for each id. An id that is not in the register fails the test, as do one of a box
+// that tests do not prove, and naming none. Attributes appear with go test -v and -json only.
 func Proves(t testing.TB, ids ...string) {
 	t.Helper()
 	if len(ids) == 0 {
 		t.Fatalf("the test says that it proves boxes of the checklist but names none")
 	}
 	for _, id := range ids {
-		if _, ok := Find(id); !ok {
-			t.Fatalf("the checklist has no box %q: the ids are in helpers/checklist/boxes.tsv", id)
+		if why := unprovable(id); why != "" {
+			t.Fatalf("%s", why)
 		}
 		t.Attr(Attribute, id)
 	}
+}
+
+// unprovable says why a test cannot prove the box, "" if it can.
+func unprovable(id string) string {
+	box, ok := Find(id)
+	switch {
+	case !ok:
+		return unknown(id)
+	case box.Kind == Manual:
+		return fmt.Sprintf("no test proves the box %q: somebody signs it off, in %s; if a test does prove all of it, make it automated in "+
+			"helpers/checklist/boxes.tsv, and remove its row there", id, SignOffFile)
+	case box.Kind == Parts:
+		return fmt.Sprintf("the box %q has no proof of its own, and holds when all boxes below it do: name those that the test proves", id)
+	}
+	return ""
+}
+
+func unknown(id string) string {
+	return fmt.Sprintf("the checklist has no box %q: the ids are in helpers/checklist/boxes.tsv", id)
 }
