@@ -45,11 +45,11 @@ type Box struct {
 	Kind    Kind
 }
 
-// Below returns the boxes directly below the box, in the order of the checklist.
+// Below returns the boxes below the box, which have none below them, in the order of the checklist.
 func (b Box) Below() []Box {
 	var below []Box
 	for _, box := range Boxes() {
-		if rest, ok := strings.CutPrefix(box.ID, b.ID+"/"); ok && !strings.Contains(rest, "/") {
+		if strings.HasPrefix(box.ID, b.ID+"/") {
 			below = append(below, box)
 		}
 	}
