@@ -21,7 +21,7 @@ absolute = $(if $($(1)),$(eval export override $(1) := $(abspath $($(1)))))
 $(foreach variable,SCHEMA_DIR TEST_POSTGRES_BIN BASELINE_DUMP BASELINE_PREPARE,$(call absolute,$(variable)))
 
 # What the project itself does without has dependencies of its own.
-modules := perf_test/peers helpers/erd helpers/mutants helpers/review
+modules := perf_test/peers helpers/erd helpers/mutants helpers/report helpers/review
 
 # Who asks; make itself has a variable of this name, for an assembler.
 AS :=
@@ -152,7 +152,12 @@ review: ## read the SQL of migrations and rollbacks: rules of our own, and squaw
 .PHONY: gate
 gate: ## may these migrations be merged? all of CI's questions, and a verdict (SCHEMA_DIR= STAGES=review,access PKG= RUN= MAJOR=18)
 	@PKG='$(if $(filter file,$(origin PKG)),,$(PKG))' RUN='$(RUN)' MAJOR='$(MAJOR)' \
-		go run ./helpers/gate -report $(report) $(if $(STAGES),-stages '$(STAGES)')
+		.ci/with-programs 'shellcheck npm' go run ./helpers/gate -report $(report) $(if $(STAGES),-stages '$(STAGES)')
+
+.PHONY: report
+report: ## all of the evidence on one page, build/report/index.html: runs the gate first, or takes what it left (RESULTS=build/report/events)
+	@$(if $(RESULTS),,$(MAKE) --no-print-directory gate || echo 'report: the gate refuses, and the page says why' >&2)
+	@go run -C helpers/report . $(abspath $(or $(RESULTS),$(report)/events))
 
 .PHONY: lint
 lint: lint-code review ## make lint-code review

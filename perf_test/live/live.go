@@ -50,7 +50,11 @@ func (c config) seeds() []pgtest.Seed {
 // requests going on. The error is a file's or the harness's own; requests that failed
 // are in the report.
 func run(ctx context.Context, c config, db *pgtest.DB) (*Report, error) {
-	l := &live{config: c, db: db, report: &Report{Started: time.Now(), Rows: c.Rows, Organizations: c.Organizations, Rate: c.Rate}}
+	digest, err := schema.Digest()
+	if err != nil {
+		return nil, err
+	}
+	l := &live{config: c, db: db, report: &Report{Started: time.Now(), Schema: digest, Rows: c.Rows, Organizations: c.Organizations, Rate: c.Rate}}
 	l.workload = workload{population: &population{rows: c.Rows, organizations: c.Organizations}, rate: c.Rate}
 	if err := db.Owner.QueryRow(ctx, `show server_version`).Scan(&l.report.Server); err != nil {
 		return nil, err
