@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vital-health/tenancy/helpers/results"
 )
 
 // packages hold the tests that look at migrated databases, those that find most first.
@@ -42,12 +44,7 @@ func (u unit) String() string {
 }
 
 // command is how somebody runs it.
-func (u unit) command() string {
-	if u.Test == "" {
-		return "make test PKG=./" + u.Package
-	}
-	return fmt.Sprintf("make test PKG=./%s RUN='%s'", u.Package, u.pattern())
-}
+func (u unit) command() string { return results.Test{Package: u.Package, Name: u.Test}.Command() }
 
 func (u unit) pattern() string {
 	var parts []string
