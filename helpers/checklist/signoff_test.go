@@ -22,7 +22,7 @@ const (
 
 func TestSignOffFile(t *testing.T) {
 	t.Parallel()
-	signed, err := checklist.ReadSignOffs("../..")
+	_, err := checklist.ReadSignOffs("../..")
 	require.NoError(t, err)
 	text, err := os.ReadFile(filepath.Join("../..", checklist.SignOffFile))
 	require.NoError(t, err)
@@ -33,13 +33,6 @@ func TestSignOffFile(t *testing.T) {
 		for i, box := range manual() {
 			require.True(t, strings.HasPrefix(rows[i], box.ID+","), "line %d is to be that of %s", i+2, box.ID)
 		}
-	})
-	t.Run("is signed by nobody before somebody uses it", func(t *testing.T) {
-		t.Parallel()
-		for _, s := range signed {
-			require.False(t, s.Signed(), "%s is signed off by %s: in a copy of this repository in which people sign, remove this test", s.ID, s.Who)
-		}
-		require.Equal(t, whole(), string(text))
 	})
 }
 
