@@ -331,25 +331,36 @@ begin atomic
       and not a.attisdropped;
 end;
 
+-- Copies an organization to another id, unless it has been copied.
+create or replace procedure tenancy.copy_organization(p_from uuid, p_to uuid)
+language plpgsql
+as $$
+declare
+    columns constant text := (
+        select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+        from pg_catalog.pg_attribute a
+        where a.attrelid = 'public.organizations'::regclass
+          and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname <> 'id'
+    );
+begin
+    execute format(
+        'insert into public.organizations (id, %1$s) overriding system value
+         select %2$L, %1$s from public.organizations where id = %3$L
+         on conflict (id) do nothing', columns, p_to, p_from);
+end
+$$;
+
 -- Gives an organization another id: a copy of the row, then everything that refers to it, then the old row goes.
 create or replace procedure tenancy.move_organization(p_from uuid, p_to uuid)
 language plpgsql
 as $$
 declare
     reference record;
-    columns text;
     more boolean;
     -- One string for all: the row is locked, so that nobody begins to refer to it, and no deletion cascades.
     farewell text := format('select from public.organizations where id = %L for update;', p_from);
 begin
-    select string_agg(quote_ident(a.attname), ', ' order by a.attnum) into columns
-    from pg_catalog.pg_attribute a
-    where a.attrelid = 'public.organizations'::regclass
-      and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname <> 'id';
-    call tenancy.patiently(format(
-        'insert into public.organizations (id, %1$s) overriding system value
-         select %2$L, %1$s from public.organizations where id = %3$L
-         on conflict (id) do nothing', columns, p_to, p_from));
+    call tenancy.patiently(format('call tenancy.copy_organization(%L, %L)', p_from, p_to));
 
     for reference in
         select r.relation, r.column_name,
@@ -406,6 +417,7 @@ as $$
 declare
     problem record;
     problems text := '';
+    platform uuid;
 begin
     for problem in
         select format('two rows or more claim to be the platform: %s', string_agg(o.id::text, ', ' order by o.id)) as text
@@ -417,23 +429,6 @@ begin
         select format('%s has the platform''s id and is not the platform: %L', o.id, o.name)
         from public.organizations o
         where o.id = tenancy.platform_id() and tenancy.level_of(o) <> 'platform'
-        union all
-        -- The platform's row is copied to its new id before the old one goes.
-        select format('the platform''s row cannot be moved to the id %s, because of the unique index %s',
-            tenancy.platform_id(), i.indexrelid::regclass)
-        from public.organizations o
-        cross join pg_catalog.pg_index i
-        where tenancy.level_of(o) = 'platform'
-          and o.id <> tenancy.platform_id()
-          and i.indrelid = 'public.organizations'::regclass
-          and i.indisunique and not i.indisprimary
-          and i.indpred is null
-          and not exists (
-              select
-              from pg_catalog.pg_attribute a
-              where a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-                and (a.attname in ('id', 'slug') or to_jsonb(o) -> a.attname = 'null')
-          )
         union all
         -- Of all ids those that stand for what an organization shares belong to nobody.
         select format('%s is an id that stands for what an organization shares: %L', o.id, o.name)
@@ -500,12 +495,16 @@ begin
 
     -- Columns or constraints that only this database has may be in the way: tried, and taken back.
     begin
+        for platform in select o.id from public.organizations o where tenancy.level_of(o) = 'platform'
+        loop
+            call tenancy.copy_organization(platform, tenancy.platform_id());
+        end loop;
         perform tenancy.make_organizations();
         raise sqlstate 'TRIED';
     exception
         when sqlstate 'TRIED' then null;
         when integrity_constraint_violation or data_exception then
-            problems := problems || e'\n  the organizations that phase 2 makes cannot be made: ' || sqlerrm;
+            problems := problems || e'\n  the organizations that phase 2 makes, among them a copy of the platform, cannot be made: ' || sqlerrm;
     end;
     if problems <> '' then
         raise exception e'the organizations contradict themselves, and nothing was changed:%', problems
@@ -804,6 +803,8 @@ begin
                 'Trigger: finds the owner of a row that the old application makes without one, until phase 4.'),
             ('function', 'tenancy.organization_references()',
                 'The columns that hold an organization''s id.'),
+            ('procedure', 'tenancy.copy_organization(uuid, uuid)',
+                'Copies an organization to another id.'),
             ('procedure', 'tenancy.move_organization(uuid, uuid)',
                 'Gives an organization another id, in all that refer to it.'),
             ('function', 'tenancy.make_organizations()',

@@ -208,7 +208,7 @@ begin
     end loop;
 
     drop procedure tenancy.backfill(text, integer), tenancy.place_organizations(), tenancy.check_organizations(),
-        tenancy.move_organization(uuid, uuid);
+        tenancy.move_organization(uuid, uuid), tenancy.copy_organization(uuid, uuid);
     drop function tenancy.organization_references(), tenancy.resolve_owner(), tenancy.place_organization(),
         tenancy.make_organizations(), tenancy.placement(public.organizations), tenancy.free_slug(text, uuid),
         tenancy.take_slug(text, uuid), tenancy.slugify(text), tenancy.find_owner(uuid, uuid, uuid), tenancy.moved_to(uuid),
