@@ -30,6 +30,9 @@ func testOwners(t *testing.T) {
 	const moved = "00000002-0000-4000-8000-000000000098"
 	phasetest.Exec(t, db, `insert into public.users (id, email) values ($1, 'moved@pfizer.com')`, moved)
 	phasetest.Exec(t, db, `insert into public.user_organizations (user_id, organization_id, is_active) values ($1, $2, false), ($1, $3, true)`, moved, novartis, pfizer)
+	// Where no foreign key takes memberships along with their organization.
+	phasetest.Exec(t, db, `alter table public.user_organizations drop constraint user_organizations_organization_id_fkey`)
+	phasetest.Exec(t, db, `insert into public.user_organizations (user_id, organization_id) values ($1, $2)`, fixtures.Carol.ID, nowhere)
 
 	tests := []struct {
 		name                   string
@@ -38,6 +41,7 @@ func testOwners(t *testing.T) {
 		metadata               string
 		want                   row
 	}{
+		{"a tenant_id, and a scope that somebody has given since phase 1", novartis, "", "", fixtures.TenantLevel, `{}`, derive(novartis, fixtures.TenantLevel)},
 		{"an owner and no tenant_id", "", novartis, "", private, `{}`, derive(novartis, private)},
 		{"both, of one mind", pfizer, pfizer, "", private, `{}`, derive(pfizer, private)},
 		// To choose one would show the row to somebody new.
@@ -48,6 +52,7 @@ func testOwners(t *testing.T) {
 		{"a creator who is not there", "", "", nowhere, private, `{}`, derive(quarantine, private)},
 		{"a creator of no organization", "", "", fixtures.Nobody.ID, private, `{}`, derive(quarantine, private)},
 		{"a creator who made it before he came from elsewhere, or after", "", "", moved, private, `{}`, derive(quarantine, private)},
+		{"a creator who came from an organization that is gone", "", "", fixtures.Carol.ID, private, `{}`, derive(quarantine, private)},
 		{"a scope that is given stands", novartis, novartis, "", fixtures.TenantLevel, `{}`, derive(novartis, fixtures.TenantLevel)},
 		{"a scope that is given stands against a flag", novartis, novartis, "", private, `{"is_public": true}`, derive(novartis, private)},
 		{"a scope that the platform cannot have is narrowed", fixtures.Platform.ID, fixtures.Platform.ID, "", fixtures.TenantLevel, `{}`, derive(fixtures.PlatformID, private)},

@@ -179,7 +179,7 @@ begin
             (
                 select (array_agg(o.id))[1]
                 from public.user_organizations uo
-                join public.organizations o on o.id = uo.organization_id
+                left join public.organizations o on o.id = uo.organization_id
                 where uo.user_id = p_person
                 having count(*) = 1 and bool_and(uo.is_active and o.id <> tenancy.platform_id())
             ),
