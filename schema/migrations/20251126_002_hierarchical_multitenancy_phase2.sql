@@ -303,8 +303,8 @@ begin
     fields := to_jsonb(new);
     new.owner_organization_id := tenancy.find_owner(
         new.owner_organization_id, (fields ->> 'tenant_id')::uuid, (fields ->> tg_argv[0])::uuid);
-    -- A foreign key may stand on tenant_id, too.
-    if moved is not null and fields ? 'tenant_id' then
+    -- A foreign key may stand on tenant_id, too, where the table has one.
+    if moved is not null then
         new := jsonb_populate_record(new, jsonb_build_object('tenant_id', moved));
     end if;
     return new;

@@ -72,10 +72,8 @@ begin
     begin
         if moved <> new.owner_organization_id then
             new.owner_organization_id := moved;
-            -- A foreign key may stand on tenant_id, too.
-            if to_jsonb(new) ? 'tenant_id' then
-                new := jsonb_populate_record(new, jsonb_build_object('tenant_id', moved));
-            end if;
+            -- A foreign key may stand on tenant_id, too, where the table has one.
+            new := jsonb_populate_record(new, jsonb_build_object('tenant_id', moved));
         end if;
         return new;
     end
