@@ -26,6 +26,9 @@ func testBothGenerations(t *testing.T) {
 	const private, tenant, platform = fixtures.OrganizationLevel, fixtures.TenantLevel, fixtures.PlatformLevel
 
 	require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `set local tenancy.backfill = 'on'; update public.prompts set owner_organization_id = null, sharing_scope = null,
+			owner_tenant_id = null, audience_key = null where id = '`+fixtures.PfizerPrompt.ID+`'; set local tenancy.backfill = ''`)
+		require.NoError(t, err)
 		for name, test := range map[string]struct {
 			sql      string
 			args     []any
@@ -66,6 +69,8 @@ func testBothGenerations(t *testing.T) {
 				`update public.agents set metadata = '{}' where id = $1`, []any{fixtures.PfizerPublicAgent.ID}, derive(pfizer, private), pfizer},
 			"old: a rename leaves a row that had to be given an owner alone": {
 				`update public.knowledge_documents set title = 'y' where id = $1`, []any{fixtures.DanglingDocument.ID}, derive(mayo, private), *fixtures.DanglingDocument.TenantID},
+			"old: a rename leaves a row that the backfill has not come to alone": {
+				`update public.prompts set name = 'y' where id = $1`, []any{fixtures.PfizerPrompt.ID}, row{}, pfizer},
 			"new: an agent of the tenant itself, private": {
 				`insert into public.agents (name, owner_organization_id) values ('x', $1)`, []any{fixtures.Pharmaceuticals.ID},
 				derive(fixtures.Pharmaceuticals.ID, private), fixtures.Pharmaceuticals.ID},

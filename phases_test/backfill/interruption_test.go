@@ -16,11 +16,14 @@ import (
 	"github.com/vital-health/tenancy/schema"
 )
 
-// twoBatches is more documents than the backfill fills in one transaction.
+// twoBatches is more documents than the backfill fills in one transaction, and a platform whose slug two rows have in the
+// midst of its move.
 var twoBatches = append(fixtures.World(), pgtest.Seed{Name: "documents for two batches", SQL: `
+	alter table public.organizations add column slug text;
 	insert into public.knowledge_documents (id, title, tenant_id)
 	select ('00000100-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'Document ' || n, '` + fixtures.Novartis.ID + `'
-	from generate_series(1, 5200) as n;`})
+	from generate_series(1, 5200) as n;
+	update public.organizations set slug = 'vital' where tenant_type = 'system';`})
 
 // Where a run is killed: it waits for a row that somebody has locked there, and half
 // says what is done by then and what is not.

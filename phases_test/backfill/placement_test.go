@@ -143,6 +143,8 @@ func testPlaces(t *testing.T) {
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 		made := placed(t, db, 100, organization{Name: "Roche", Key: "pharma", Level: fixtures.OrganizationLevel, Parent: digital, Slug: "roche-ch"})
 		require.Equal(t, place{"Roche", "organization", digital, "roche-ch", "tenant", digital, true}, made)
+		require.Equal(t, []int{0}, query[int](t, db, `select count(*) from tenancy.organization_journal where after ->> 'slug' = 'roche-ch'`),
+			"what phase 2 has no part in its rollback does not ask about")
 		made = placed(t, db, 101, organization{Name: "Medical Technology", Level: fixtures.TenantLevel, Parent: fixtures.PlatformID})
 		require.Equal(t, place{"Medical Technology", "tenant", fixtures.PlatformID, "medical-technology", "platform", "00000101-0000-4000-8000-000000000101", true}, made)
 	})
@@ -150,6 +152,7 @@ func testPlaces(t *testing.T) {
 
 func testSlugs(t *testing.T) {
 	t.Parallel()
+	pharma := fixtures.Pharmaceuticals.ID
 	tests := []struct{ why, name, given, want string }{
 		{"umlauts lose their dots", "Böhringer Ängström Über", "", "bohringer-angstrom-uber"},
 		{"accents go, composed or not", "Café Cafe\u0301", "", "cafe-cafe"},
@@ -183,10 +186,13 @@ func testSlugs(t *testing.T) {
 			for i, test := range tests {
 				ids[i] = insertOrganization(t, db, 100+i, organization{Name: test.name, Key: "pharma", Slug: test.given})
 			}
-			db.Migrate(t, schema.Phase2)
+			if when == schema.Phase1 {
+				db.Migrate(t, schema.Phase2)
+			}
 			found := places(t, db)
 			for i, test := range tests {
 				t.Run(test.why, func(t *testing.T) {
+					require.Equal(t, pharma, found[ids[i]].Parent)
 					require.Equal(t, test.want, found[ids[i]].Slug)
 					require.Regexp(t, `^[a-z0-9]+(-[a-z0-9]+)*$`, found[ids[i]].Slug)
 				})
@@ -221,6 +227,18 @@ func testSlugs(t *testing.T) {
 		require.Equal(t, "roche", places(t, db)[roche].Slug)
 		require.Equal(t, "roche", places(t, db)[fixtures.SandozLegacy.ID].Slug)
 		require.Empty(t, ask(t, db, "duplicate_slugs"))
+
+		phasetest.Exec(t, db, `update public.organizations set deleted_at = now() where id = $1`, roche)
+		require.Equal(t, "roche", placed(t, db, 101, organization{Name: "Roche", Key: "pharma"}).Slug)
+		db.Migrate(t, schema.Phase2)
+	})
+	t.Run("An organization that is written once more, should it be there, keeps its own", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		phasetest.Exec(t, db, `insert into public.organizations (id, name) values ($1, 'Novartis') on conflict (id) do update set slug = excluded.slug`, fixtures.Novartis.ID)
+		require.Equal(t, "novartis", places(t, db)[fixtures.Novartis.ID].Slug)
+		db.Rollback(t, schema.Phase2)
+		require.Equal(t, place{Name: "Novartis", Active: true}, places(t, db)[fixtures.Novartis.ID])
 	})
 }
 

@@ -29,6 +29,17 @@ func testRefusals(t *testing.T) {
 		t.Parallel()
 		phasetest.Refuses(t, pgtest.Empty(t), f, "phase 2 needs phase 1, which is not complete here")
 	})
+	t.Run("phase 1 is not complete", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		phasetest.Exec(t, db, `delete from tenancy.completed_phase where phase = 1`)
+		phasetest.Refuses(t, db, f, "phase 2 needs phase 1, which is not complete here")
+	})
+	t.Run("phase 4 is complete", func(t *testing.T) {
+		t.Parallel()
+		phasetest.Refuses(t, pgtest.New(t, schema.Phase4, fixtures.World()...), f,
+			"phase 4 is complete, and phase 2 would bring back the triggers for the old application")
+	})
 	t.Run("inside a transaction", func(t *testing.T) {
 		t.Parallel()
 		inside := f
@@ -54,6 +65,15 @@ func testRefusals(t *testing.T) {
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		phasetest.Exec(t, db, `alter table public.agents force row level security`)
 		phasetest.Refuses(t, db, f, "whom row level security does not hold; tenancy_owner is not that for public.agents")
+	})
+
+	// The platform that it moved before is one and the same, and what another brings must not become the platform's.
+	t.Run("another platform, and a slug that two have, since it ran before", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		other := insertOrganization(t, db, 100, organization{Name: "Another platform", Level: fixtures.PlatformLevel, Slug: "novartis"})
+		phasetest.Refuses(t, db, f, fmt.Sprintf("two rows or more claim to be the platform: %s, %s", fixtures.PlatformID, other))
+		phasetest.Refuses(t, db, f, fmt.Sprintf("the slug 'novartis' is that of %s, %s", fixtures.Novartis.ID, other))
 	})
 	// It is copied before the old one goes.
 	t.Run("a platform whose row there cannot be twice", func(t *testing.T) {
