@@ -74,6 +74,8 @@ func testPlaces(t *testing.T) {
 		{"what the operator says beats all", organization{Key: "pharma", Parent: pharma}, digital, where{"organization", digital}},
 		{"what the operator says corrects a parent that is none", organization{Parent: fixtures.Novartis.ID}, pharma, where{"organization", pharma}},
 		{"a tenant that is declared by its row", organization{Level: fixtures.TenantLevel, Key: "biotech", Slug: "biotech"}, "", where{"tenant", fixtures.PlatformID}},
+		{"one that has no key", organization{Level: fixtures.TenantLevel}, "", where{"tenant", fixtures.PlatformID}},
+		{"and another", organization{Level: fixtures.TenantLevel}, "", where{"tenant", fixtures.PlatformID}},
 	}
 
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)

@@ -71,9 +71,27 @@ func testRefusals(t *testing.T) {
 	t.Run("another platform, and a slug that two have, since it ran before", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
-		other := insertOrganization(t, db, 100, organization{Name: "Another platform", Level: fixtures.PlatformLevel, Slug: "novartis"})
+		other := insertOrganization(t, db, 100, organization{Name: "Another platform", Level: fixtures.PlatformLevel, Slug: "vital-platform"})
 		phasetest.Refuses(t, db, f, fmt.Sprintf("two rows or more claim to be the platform: %s, %s", fixtures.PlatformID, other))
-		phasetest.Refuses(t, db, f, fmt.Sprintf("the slug 'novartis' is that of %s, %s", fixtures.Novartis.ID, other))
+		phasetest.Refuses(t, db, f, fmt.Sprintf("the slug 'vital-platform' is that of %s, %s", fixtures.PlatformID, other))
+	})
+	t.Run("a live tenant that has the quarantine's id, and a former organization that has it", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		want := fmt.Sprintf("%s is the id of the quarantine, and of an organization that is there already: 'Roche'", fixtures.QuarantineTenantID)
+		phasetest.Exec(t, db, `insert into public.organizations (id, name, organization_type) values ($1, 'Roche', 'tenant')`, fixtures.QuarantineTenantID)
+		phasetest.Refuses(t, db, f, want)
+		phasetest.Exec(t, db, `update public.organizations set organization_type = null, is_active = false where name = 'Roche'`)
+		phasetest.Refuses(t, db, f, want)
+	})
+	t.Run("a column that is too short for the slug of a name that has none", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
+		phasetest.Exec(t, db, `alter table public.organizations add column slug varchar(40)`)
+		phasetest.Exec(t, db, `insert into public.organizations (name, slug) values (repeat('a', 45), null), (repeat('b', 50), 'b')`)
+		db.Migrate(t, schema.Phase1)
+		number := len(fmt.Sprintf("-%d", len(fixtures.Organizations)+1))
+		phasetest.Refuses(t, db, f, fmt.Sprintf("a slug may take %d characters, and public.organizations.slug is character varying(40)", 45+number))
 	})
 	// It is copied before the old one goes.
 	t.Run("a platform whose row there cannot be twice", func(t *testing.T) {
