@@ -141,9 +141,9 @@ func testVariants(t *testing.T) {
 		db.Rollback(t, schema.Phase2)
 		require.Equal(t, []string{fixtures.Pfizer.ID}, query[string](t, db, owner, fixtures.AliceConversation.ID))
 	})
-	t.Run("organizations have slugs already, and they stay", func(t *testing.T) {
+	t.Run("organizations have slugs already, as long as they must be able to be, and they stay", func(t *testing.T) {
 		t.Parallel()
-		db := variant(t, `alter table public.organizations add column slug text; update public.organizations set slug = 'nvs' where name = 'Novartis'`)
+		db := variant(t, `alter table public.organizations add column slug varchar(23); update public.organizations set slug = 'nvs' where name = 'Novartis'`)
 		require.Equal(t, "nvs", places(t, db)[fixtures.Novartis.ID].Slug)
 		require.Equal(t, "pfizer", places(t, db)[fixtures.Pfizer.ID].Slug)
 	})

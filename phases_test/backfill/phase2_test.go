@@ -101,7 +101,7 @@ func testUntouched(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	phasetest.Exec(t, db, `alter table public.organizations add column fax text`)
-	phasetest.Exec(t, db, `alter table public.organizations drop column fax, add column number integer generated always as identity,
+	phasetest.Exec(t, db, `alter table public.organizations drop column fax, add column number integer generated always as identity, add column code varchar(5),
 		add column initial text generated always as (left(name, 1)) stored`)
 	before := untouchable(t, db)
 	db.Migrate(t, schema.Phase2)

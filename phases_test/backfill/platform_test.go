@@ -16,7 +16,7 @@ func testPlatform(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 	phasetest.Exec(t, db, `create schema billing`)
-	phasetest.Exec(t, db, `create table billing.invoices (number integer primary key, payer uuid references public.organizations on delete cascade, audience_key integer)`)
+	phasetest.Exec(t, db, `create table billing.invoices (number integer primary key, payer uuid references public.organizations on delete cascade, audience_key integer, slug varchar(5))`)
 	phasetest.Exec(t, db, `insert into billing.invoices values (1, $1), (2, $2)`, fixtures.Platform.ID, fixtures.Pfizer.ID)
 	// Indexes that another row with the platform's values does not offend.
 	phasetest.Exec(t, db, `create unique index on public.organizations (domain)`)
