@@ -519,7 +519,6 @@ as $$
 declare
     organization public.organizations;
     placed public.organizations;
-    level public.organization_type;
     made uuid;
 begin
     -- Nor may an organization that is being inserted take the same slug.
@@ -532,7 +531,6 @@ begin
         on conflict (organization_id) do update set before = null;
     end loop;
 
-    delete from tenancy.taken_slug;
     insert into tenancy.taken_slug (slug)
     select o.slug from public.organizations o where o.slug <> '' and o.deleted_at is null
     on conflict do nothing;
@@ -545,15 +543,14 @@ begin
         -- Rows that are being inserted refer to it, and need not be waited for.
         for no key update
     loop
-        level := tenancy.level_of(organization);
         placed := organization;
-        placed.organization_type := level;
-        placed.parent_organization_id := case level
+        placed.organization_type := tenancy.level_of(organization);
+        placed.parent_organization_id := case placed.organization_type
             when 'tenant' then tenancy.platform_id()
             when 'organization' then tenancy.tenant_for(organization)
         end;
         if coalesce(organization.slug, '') = '' then
-            placed.slug := case level
+            placed.slug := case placed.organization_type
                 when 'platform' then 'vital-platform'
                 when 'tenant' then coalesce(nullif(tenancy.slugify(organization.tenant_key), ''), tenancy.slugify(organization.name))
                 else tenancy.slugify(organization.name)
