@@ -169,6 +169,15 @@ func testMovedRows(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, <-done)
 	require.Equal(t, []int{0}, query[int](t, db, `select count(*)`+unfilled))
+
+	t.Run("every 100,000 rows it says how far it is, once", func(t *testing.T) {
+		for filled, want := range map[int][]string{99_999: nil, 100_000: {"NOTICE: knowledge_documents: 100000 rows"}} {
+			phasetest.Exec(t, db, `update tenancy.backfill_progress set rows_changed = $1 where table_name = 'knowledge_documents'`, filled)
+			log, err := db.Run(t, schema.File{Origin: "the table again", SQL: `call tenancy.backfill('knowledge_documents');`})
+			require.NoError(t, err)
+			require.Equal(t, want, log.Steps[0].Notices)
+		}
+	})
 }
 
 // A vacuum has its table for as long as it takes. To wait for it in the queue, even for

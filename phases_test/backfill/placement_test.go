@@ -75,7 +75,6 @@ func testPlaces(t *testing.T) {
 		{"what the operator says corrects a parent that is none", organization{Parent: fixtures.Novartis.ID}, pharma, where{"organization", pharma}},
 		{"a tenant that is declared by its row", organization{Level: fixtures.TenantLevel, Key: "biotech", Slug: "biotech"}, "", where{"tenant", fixtures.PlatformID}},
 		{"one that has no key", organization{Level: fixtures.TenantLevel}, "", where{"tenant", fixtures.PlatformID}},
-		{"and another", organization{Level: fixtures.TenantLevel}, "", where{"tenant", fixtures.PlatformID}},
 	}
 
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
@@ -91,6 +90,7 @@ func testPlaces(t *testing.T) {
 	phasetest.Exec(t, db, `insert into tenancy.legacy_tenant values ('medtech', 'medtech')`)
 	medtech := insertOrganization(t, db, 201, organization{Name: "Medical Technology", Type: "medtech", Key: "medtech"})
 	stent := insertOrganization(t, db, 202, organization{Name: "Stent", Key: "medtech"})
+	keyless := insertOrganization(t, db, 204, organization{Name: "Diagnostics", Level: fixtures.TenantLevel})
 	twin := insertOrganization(t, db, 203, organization{Name: "Pharma twin", Type: "pharmaceuticals", Key: "pharma"})
 	phasetest.Exec(t, db, `insert into tenancy.organization_mapping values ($1, $2)`, twin, pharma)
 	db.Migrate(t, schema.Phase2)
@@ -104,6 +104,9 @@ func testPlaces(t *testing.T) {
 	t.Run("a tenant that the operator added before", func(t *testing.T) {
 		require.Equal(t, place{"Medical Technology", "tenant", fixtures.PlatformID, "medtech", "platform", medtech, true}, found[medtech])
 		require.Equal(t, place{"Stent", "organization", medtech, "stent", "tenant", medtech, true}, found[stent])
+	})
+	t.Run("another tenant that has no key, which its name stands in for", func(t *testing.T) {
+		require.Equal(t, place{"Diagnostics", "tenant", fixtures.PlatformID, "diagnostics", "platform", keyless, true}, found[keyless])
 	})
 	t.Run("of two that look like a tenant, the one that the operator maps below the other is an organization", func(t *testing.T) {
 		require.Equal(t, place{"Pharma twin", "organization", pharma, "pharma-twin", "tenant", pharma, true}, found[twin])
@@ -218,7 +221,20 @@ func testSlugs(t *testing.T) {
 		_, err := first.Exec(t.Context(), `commit`)
 		require.NoError(t, err)
 		require.NoError(t, <-done)
-		require.Equal(t, []string{"roche", "roche-2"}, query[string](t, db, `select slug from public.organizations where name = 'Roche' order by slug`))
+		slugs := func() []string {
+			return query[string](t, db, `select slug from public.organizations where name = 'Roche' order by slug`)
+		}
+		require.Equal(t, []string{"roche", "roche-2"}, slugs())
+
+		// Nor do one that is made and one that is placed, by another run, get the same.
+		migration, err := schema.Migration(schema.Phase2)
+		require.NoError(t, err)
+		phasetest.Exec(t, db, `update public.organizations set slug = '' where slug = 'roche-2'`)
+		first, _, done = meet(t, db, migration, insert)
+		_, err = first.Exec(t.Context(), `commit`)
+		require.NoError(t, err)
+		require.NoError(t, <-done)
+		require.Equal(t, []string{"roche", "roche-2", "roche-3"}, slugs())
 	})
 	t.Run("A deleted organization keeps nobody from its slug", func(t *testing.T) {
 		t.Parallel()
@@ -231,8 +247,11 @@ func testSlugs(t *testing.T) {
 		require.Empty(t, ask(t, db, "duplicate_slugs"))
 
 		phasetest.Exec(t, db, `update public.organizations set deleted_at = now() where id = $1`, roche)
-		require.Equal(t, "roche", placed(t, db, 101, organization{Name: "Roche", Key: "pharma"}).Slug)
+		again := insertOrganization(t, db, 101, organization{Name: "Roche", Key: "pharma"})
+		require.Equal(t, "roche", places(t, db)[again].Slug)
+		phasetest.Exec(t, db, `update public.organizations set slug = '' where id = $1`, again)
 		db.Migrate(t, schema.Phase2)
+		require.Equal(t, "roche", places(t, db)[again].Slug)
 	})
 	t.Run("An organization that is written once more, should it be there, keeps its own", func(t *testing.T) {
 		t.Parallel()
@@ -271,6 +290,17 @@ func testCorrections(t *testing.T) {
 		require.Equal(t, want, rows(t, db))
 		require.Equal(t, place{"Novartis", "organization", pharma, "novartis-ag", "tenant", pharma, true}, places(t, db)[fixtures.Novartis.ID])
 		require.Equal(t, place{"Unknown Biotech", "organization", digital, "unknown-biotech", "tenant", digital, true}, places(t, db)[biotech])
+	})
+	t.Run("What somebody corrects while it runs stays, too", func(t *testing.T) {
+		t.Parallel()
+		migration, err := schema.Migration(schema.Phase2)
+		require.NoError(t, err)
+		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+		writer, _, done := meet(t, db, migration, `update public.organizations set slug = 'novartis-ag' where name = 'Novartis'`)
+		_, err = writer.Exec(t.Context(), `commit`)
+		require.NoError(t, err)
+		require.NoError(t, <-done)
+		require.Equal(t, "novartis-ag", places(t, db)[fixtures.Novartis.ID].Slug)
 	})
 	t.Run("A mapping that is added later counts", func(t *testing.T) {
 		t.Parallel()
