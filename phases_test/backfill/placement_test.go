@@ -340,12 +340,15 @@ func testCorrections(t *testing.T) {
 		require.Equal(t, place{"Unknown Biotech", "organization", digital, "unknown-biotech", "tenant", digital, true}, places(t, db)[biotech])
 		require.Equal(t, row{biotech, "organization", digital, biotech}, rows(t, db)["agents "+fixtures.UnknownAgent.Name])
 	})
-	t.Run("Who moves to another tenant takes what it shares along", func(t *testing.T) {
+	t.Run("Who moves to another tenant takes what it shares along, and what somebody has emptied is filled again", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
-		mayo := fixtures.MayoClinic.ID
-		phasetest.Exec(t, db, `update public.organizations set parent_organization_id = $1 where id = $2`, pharma, mayo)
+		mayo, pfizer := fixtures.MayoClinic.ID, fixtures.Pfizer.ID
+		phasetest.Exec(t, db, `update public.organizations set parent_organization_id = $1, slug = '' where id = $2`, pharma, mayo)
+		phasetest.Exec(t, db, `update public.organizations set organization_type = null where id = $1`, pfizer)
 		db.Migrate(t, schema.Phase2)
+		require.Equal(t, place{"Mayo Clinic", "organization", pharma, "mayo-clinic", "tenant", pharma, true}, places(t, db)[mayo])
+		require.Equal(t, place{"Pfizer", "organization", pharma, "pfizer", "tenant", pharma, true}, places(t, db)[pfizer])
 		require.Equal(t, row{mayo, "tenant", pharma, shared(pharma)}, rows(t, db)["agents "+fixtures.MayoAgent.Name])
 	})
 }
