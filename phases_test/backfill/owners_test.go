@@ -20,6 +20,23 @@ func testRows(t *testing.T) {
 		"success-criteria/data-quality/sharing-scopes-correctly-assigned", "success-criteria/data-quality/all-resources-owned-by-valid-organizations")
 	db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 	require.Equal(t, expected(), rows(t, db))
+	for _, table := range tables() {
+		require.Equal(t, query[int](t, db, `select count(*) from public.`+table),
+			query[int](t, db, `select rows_changed from tenancy.backfill_progress where table_name = $1 and finished_at >= started_at`, table), table)
+	}
+}
+
+// Rows that name an owner, in transactions of so many, and then the others; and those of a run before once more, when
+// somebody has emptied them.
+func testBatches(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+	phasetest.Exec(t, db, `begin; set local tenancy.backfill = 'on';
+		update public.prompts set owner_organization_id = null, sharing_scope = null, owner_tenant_id = null, audience_key = null; commit`)
+	phasetest.Exec(t, db, `call tenancy.backfill('prompts', 1)`)
+	require.Equal(t, expected(), rows(t, db))
+	others := owned(fixtures.QuarantineOrganizationID, "")["prompts"] + 1 // that of an organization that is gone
+	require.Equal(t, []int{len(fixtures.Prompts) - others + 1}, query[int](t, db, `select count(distinct xmin::text) from public.prompts`))
 }
 
 func testOwners(t *testing.T) {
@@ -115,7 +132,8 @@ func testVariants(t *testing.T) {
 		t.Parallel()
 		db := variant(t, `
 			drop function public.count_tenant_agents; drop policy users_view_tenant_agents on public.agents; drop policy tmp_team_access on public.agents;
-			alter table public.agents rename column tenant_id to owner_organization_id`)
+			alter table public.agents rename column tenant_id to owner_organization_id;
+			alter table public.conversations rename column tenant_id to owner_organization_id`)
 		want, got := expected(), map[string]row{}
 		for _, r := range query[[]string](t, db, `select array['agents ' || name, owner_organization_id::text, sharing_scope::text, coalesce(owner_tenant_id::text, ''), audience_key::text] from public.agents`) {
 			got[r[0]] = row{r[1], r[2], r[3], r[4]}
@@ -123,6 +141,9 @@ func testVariants(t *testing.T) {
 		require.Len(t, got, len(fixtures.Agents))
 		for name, r := range got {
 			require.Equal(t, want[name], r, name)
+		}
+		for _, c := range fixtures.Conversations {
+			require.Equal(t, []string{c.After.Owner}, query[string](t, db, `select owner_organization_id::text from public.conversations where id = $1`, c.ID), c.Title)
 		}
 		require.Equal(t, []string{fixtures.PlatformID}, query[string](t, db, `insert into public.agents (name, owner_organization_id) values ('x', $1) returning owner_organization_id::text`, fixtures.Platform.ID))
 	})
@@ -140,6 +161,19 @@ func testVariants(t *testing.T) {
 		require.Equal(t, before, query[string](t, db, `select c::text from public.conversations c order by 1`), "a second run changes nothing")
 		db.Rollback(t, schema.Phase2)
 		require.Equal(t, []string{fixtures.Pfizer.ID}, query[string](t, db, owner, fixtures.AliceConversation.ID))
+	})
+	// To choose one of the two would show the row to somebody new, whatever was said of it since phase 1.
+	t.Run("agents name their owner in both columns, and one whose scope has been said since names two", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Legacy, fixtures.World()...)
+		phasetest.Exec(t, db, `alter table public.agents add column owner_organization_id uuid`)
+		phasetest.Exec(t, db, `update public.agents set owner_organization_id = case when id = $1 then $2 else tenant_id end`, fixtures.NovartisAgent.ID, fixtures.Platform.ID)
+		db.Migrate(t, schema.Phase1)
+		phasetest.Exec(t, db, `update public.agents set sharing_scope = 'organization' where id = $1`, fixtures.NovartisAgent.ID)
+		db.Migrate(t, schema.Phase2)
+		want := expected()
+		want["agents "+fixtures.NovartisAgent.Name] = derive(fixtures.QuarantineOrganizationID, fixtures.OrganizationLevel)
+		require.Equal(t, want, rows(t, db))
 	})
 	t.Run("organizations have slugs already, as long as they must be able to be, and they stay", func(t *testing.T) {
 		t.Parallel()

@@ -616,12 +616,12 @@ declare
             format('when %1$L then authz.audience_key(%1$L, o.id, o.tenant_organization_id)', s.scope), ' ') || ' end'
         from unnest(enum_range(null::public.sharing_scope_type)) as s (scope)
     );
-    -- A row without a scope may name two owners and look complete, if the column was there before phase 1, whose trigger
-    -- keeps the two in step. What is in quarantine has been looked at.
+    -- A row may name two owners and look complete, if the column was there before phase 1, whose trigger keeps the two in
+    -- step. What is in quarantine has been looked at.
     contradictory constant text := case
-        when not has_scope and has_tenant_id and not exists (
+        when has_tenant_id and not exists (
             select from tenancy.undo u
-            where u.phase = 1 and u.statement = format('alter table public.%I drop column owner_organization_id', p_table)
+            where u.statement = format('alter table public.%I drop column owner_organization_id', p_table)
         ) then
             ' or r.tenant_id <> r.owner_organization_id and r.owner_organization_id <> tenancy.quarantine_organization_id()
                  and exists (select from public.organizations o where o.id = r.tenant_id)'
