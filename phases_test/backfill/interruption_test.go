@@ -136,6 +136,7 @@ func testWriters(t *testing.T) {
 				}
 			}
 			require.Empty(t, ask(t, db, "nulls_in_organizations"))
+			require.Equal(t, []int{len(tables())}, query[int](t, db, `select count(finished_at) from tenancy.backfill_progress`))
 			require.Equal(t, []int{2 + test.joined}, query[int](t, db, `select count(*) from public.user_organizations where organization_id = $1`, fixtures.PlatformID),
 				"Root, Peter, and who has joined them")
 		})

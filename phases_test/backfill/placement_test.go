@@ -297,10 +297,12 @@ func testCorrections(t *testing.T) {
 		require.NoError(t, err)
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 		writer, _, done := meet(t, db, migration, `update public.organizations set slug = 'novartis-ag' where name = 'Novartis'`)
+		roche := insertOrganization(t, db, 100, organization{Name: "Roche", Key: "pharma"}) // before its tenant is one
 		_, err = writer.Exec(t.Context(), `commit`)
 		require.NoError(t, err)
 		require.NoError(t, <-done)
 		require.Equal(t, "novartis-ag", places(t, db)[fixtures.Novartis.ID].Slug)
+		require.Equal(t, pharma, places(t, db)[roche].Parent)
 	})
 	t.Run("A mapping that is added later counts", func(t *testing.T) {
 		t.Parallel()
