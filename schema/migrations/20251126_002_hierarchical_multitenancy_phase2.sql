@@ -839,7 +839,6 @@ begin
         select c.table_name, case c.class when 'resource' then 'created_by' else 'user_id' end as person
         from tenancy.classified_table c
         where (c.class = 'resource' or c.table_name = 'conversations') and to_regclass('public.' || c.table_name) is not null
-        order by c.table_name
     loop
         call tenancy.patiently(format(
             $f$
@@ -851,14 +850,13 @@ begin
             target.table_name, target.person));
     end loop;
 
-    select coalesce(
-        (select m.old_id from tenancy.moved_organization m join public.organizations o on o.id = m.old_id),
-        (select o.id from public.organizations o
-         where tenancy.level_of(o) = 'platform' and o.id <> tenancy.platform_id())
-    ) into platform;
+    -- That of a run that was killed while it moved is there still.
+    select o.id into platform
+    from public.organizations o
+    where tenancy.level_of(o) = 'platform' and o.id <> tenancy.platform_id();
     if platform is not null then
-        insert into tenancy.moved_organization values (platform, tenancy.platform_id()) on conflict do nothing;
-        commit;
+        call tenancy.patiently(format('insert into tenancy.moved_organization values (%L, %L) on conflict do nothing',
+            platform, tenancy.platform_id()));
         call tenancy.move_organization(platform, tenancy.platform_id());
     end if;
 
