@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/vital-health/tenancy/helpers/results"
 )
 
 // newGate is one whose stages are targets of a Makefile that a test writes, in the folder that it runs in.
@@ -32,15 +34,15 @@ func events(t *testing.T, test string, output ...string) string {
 		all.Write(append(line, '\n'))
 	}
 	for _, line := range output {
-		say(map[string]string{"Action": "output", "Package": "p", "Test": test, "Output": line + "\n"})
+		say(map[string]string{"Action": "output", "Package": results.Module + "/p", "Test": test, "Output": line + "\n"})
 	}
 	for name := test; ; name = name[:strings.LastIndex(name, "/")] {
-		say(map[string]string{"Action": "fail", "Package": "p", "Test": name})
+		say(map[string]string{"Action": "fail", "Package": results.Module + "/p", "Test": name})
 		if !strings.Contains(name, "/") {
 			break
 		}
 	}
-	say(map[string]string{"Action": "fail", "Package": "p"})
+	say(map[string]string{"Action": "fail", "Package": results.Module + "/p"})
 	file := filepath.Join(t.TempDir(), "events")
 	require.NoError(t, os.WriteFile(file, []byte(all.String()), 0o644))
 	return "cp " + file + " $(GOTESTSUM_JSONFILE); exit 1"

@@ -153,7 +153,10 @@ func each(name string, f func(event)) error {
 	for n := 1; lines.Scan(); n++ {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return fmt.Errorf("%s:%d is no event of go test -json: %w", name, n, err)
+			return fmt.Errorf("%s:%d is no event of go test -json, or the file was cut off: run the tests again: %w", name, n, err)
+		}
+		if e.Package != "" && e.Package != Module && !strings.HasPrefix(e.Package, Module+"/") {
+			return fmt.Errorf("%s:%d is of %s, and not of this module (%s)", name, n, e.Package, Module)
 		}
 		f(e)
 	}
@@ -164,17 +167,23 @@ func each(name string, f func(event)) error {
 }
 
 func (r *reader) read(name string) error {
-	before := map[key]Outcome{} // this file
+	before := map[key]Outcome{} // what became of a test until now: in another file, or in this one
 	bench := map[string][]key{} // by package: benchmarks that have begun; that they have ended, nothing says but what comes next
 	return each(name, func(e event) {
-		if e.Action == "build-output" {
+		switch e.Action {
+		case "build-output":
 			e.Package, _, _ = strings.Cut(e.ImportPath, " ")
+		case "build-fail":
+			return // the package whose tests it stops says so, too
 		}
 		k := key{strings.TrimPrefix(strings.TrimPrefix(e.Package, Module), "/"), e.Test}
 		if r.tests[k] == nil {
 			r.tests[k] = &Test{Package: k.pkg, Name: k.test, Attributes: map[string][]string{}}
 		}
 		t := r.tests[k]
+		if _, seen := before[k]; !seen {
+			before[k] = t.Outcome
+		}
 		ended := func(o Outcome) {
 			t.Seconds = e.Elapsed
 			t.Outcome = worst(before[k], o)

@@ -59,7 +59,8 @@ func TestRead(t *testing.T) {
 	})
 	t.Run("a package that does not compile fails without a test", func(t *testing.T) {
 		t.Parallel()
-		tests, err := Read(written(t, `{"Action":"build-output","ImportPath":"`+Module+`/rls_test [`+Module+`/rls_test.test]","Output":"a.go:1: no\n"}`,
+		built := `"ImportPath":"` + Module + `/rls_test [` + Module + `/rls_test.test]"`
+		tests, err := Read(written(t, `{"Action":"build-output",`+built+`,"Output":"a.go:1: no\n"}`, `{"Action":"build-fail",`+built+`}`,
 			line("start", "", ""), line("fail", "", "")))
 		require.NoError(t, err)
 		require.Equal(t, []Test{{Package: "rls_test", Outcome: Failed, Attributes: map[string][]string{}, Message: "a.go:1: no"}}, Failures(tests))
@@ -86,6 +87,20 @@ func TestRead(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, tests, 1)
 			require.Equal(t, Failed, tests[0].Outcome)
+		}
+	})
+	t.Run("nor does what another file says without its beginning make up for a failure", func(t *testing.T) {
+		t.Parallel()
+		tests, err := Read(written(t, line("run", "TestA", ""), line("fail", "TestA", "")), written(t, line("pass", "TestA", "")))
+		require.NoError(t, err)
+		require.Len(t, tests, 1)
+		require.Equal(t, Failed, tests[0].Outcome)
+	})
+	t.Run("results of another module are refused", func(t *testing.T) {
+		t.Parallel()
+		for _, other := range []string{"example.com/other/rls_test", Module + "s/rls_test"} {
+			_, err := Read(written(t, `{"Action":"run","Package":"`+other+`","Test":"TestA"}`))
+			require.ErrorContains(t, err, "events.json:1 is of "+other+", and not of this module ("+Module+")")
 		}
 	})
 	t.Run("a benchmark passes if another follows or its package does, and is unfinished if its process died", func(t *testing.T) {
@@ -115,6 +130,8 @@ func TestRead(t *testing.T) {
 		t.Parallel()
 		_, err := Read(written(t, line("run", "TestA", ""), "ok rls_test"))
 		require.ErrorContains(t, err, "events.json:2 is no event of go test -json")
+		_, err = Read(written(t, line("run", "TestA", ""), line("pass", "TestA", "")[:40]))
+		require.ErrorContains(t, err, "events.json:2 is no event of go test -json, or the file was cut off: run the tests again")
 	})
 }
 
