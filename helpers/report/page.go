@@ -71,7 +71,7 @@ func writePage(w io.Writer, r *report, p *pictures) error {
 		Proofs []proofOf
 		Matrix *test // that has compared the access matrix with the database
 	}{r, p, template.CSS(pageCSS), template.JS(pageJS), groups, counts,
-		[]state{proven, signOf, open, failed}, []checklist.Kind{checklist.Automated, checklist.Manual, checklist.Parts}, all, matrix})
+		states, []checklist.Kind{checklist.Automated, checklist.Manual, checklist.Parts}, all, matrix})
 }
 
 // proofOf is a test with what it proves.

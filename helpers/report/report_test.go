@@ -190,6 +190,21 @@ func TestVerdict(t *testing.T) {
 			require.Contains(t, r.Verdict.Reasons, test.reason)
 		})
 	}
+	t.Run("a box above others is as good as the worst of them, and signed where people are what it rests on", func(t *testing.T) {
+		t.Parallel()
+		above, ok := checklist.Find("post-migration-tasks/team-training")
+		require.True(t, ok)
+		var signed []checklist.SignOff
+		for _, below := range above.Below() {
+			require.Equal(t, checklist.Manual, below.Kind)
+			stateOf := func() state { return (&report{Requirements: requirements(nil, signed)}).box(above.ID).State }
+			require.Equal(t, open, stateOf())
+			signed = append(signed, checklist.SignOff{ID: below.ID, Who: "Jane Doe"})
+			if len(signed) == len(above.Below()) {
+				require.Equal(t, signOf, stateOf())
+			}
+		}
+	})
 	t.Run("results of other SQL are refused", func(t *testing.T) {
 		t.Parallel()
 		m := newRun(t)

@@ -30,6 +30,9 @@ const (
 	failed state = "failed" // no test proves it, or one does not pass
 )
 
+// states are all, from best to worst: a box above others is as good as the worst of them.
+var states = []state{proven, signOf, open, failed}
+
 type signed struct {
 	Who      string `json:"who"`
 	Role     string `json:"role"`
@@ -87,11 +90,8 @@ func requirements(tests []results.Test, signOffs []checklist.SignOff) (all []req
 		q.State = proven
 		for _, part := range box.Below() {
 			q.Parts = append(q.Parts, part.ID)
-			switch state := all[at[part.ID]].State; {
-			case state == failed:
-				q.State = failed
-			case state == open && q.State == proven:
-				q.State = open
+			if state := all[at[part.ID]].State; slices.Index(states, state) > slices.Index(states, q.State) {
+				q.State = state
 			}
 		}
 	}
