@@ -56,9 +56,6 @@ func describe(t *testing.T, db *pgtest.DB, floor verify.Result) {
 		t.Attr(results.Leaks, floor.Rows[0][slices.Index(floor.Columns, "found")])
 	}
 	t.Attr(results.Machine, fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()))
-	digest, err := schema.Digest()
-	require.NoError(t, err)
-	t.Attr(results.Schema, digest)
 }
 
 // probing runs f as a superuser who may become anybody, with a schema for what it makes,

@@ -9,9 +9,15 @@ package checklist
 
 import (
 	_ "embed"
+	"flag"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/vital-health/tenancy/helpers/golden"
+	"github.com/vital-health/tenancy/helpers/results"
+	"github.com/vital-health/tenancy/schema"
 )
 
 // Attribute is the key under which [Proves] records an id in the test's output.
@@ -82,8 +88,10 @@ func Find(id string) (Box, bool) {
 }
 
 // Proves records that the test, if it passes, proves these boxes: as attributes in its verbose
-// output, one for each id. An id that is not in the register fails the test, as do one of a box
-// that tests do not prove, and naming none. Attributes appear with go test -v and -json only.
+// output, one for each id, and of which SQL and which tests that is. An id that is not in the
+// register fails the test, as do one of a box that tests do not prove, and naming none. A run
+// that is not one of the whole test, or that compares nothing, records nothing. Attributes
+// appear with go test -v and -json only.
 func Proves(t testing.TB, ids ...string) {
 	t.Helper()
 	if len(ids) == 0 {
@@ -93,8 +101,53 @@ func Proves(t testing.TB, ids ...string) {
 		if why := unprovable(id); why != "" {
 			t.Fatalf("%s", why)
 		}
+	}
+	if why := inconclusive(t.Name(), asked, golden.Updating()); why != "" {
+		t.Logf("this run proves no box of the checklist: %s", why)
+		return
+	}
+	sql, err := schema.Digest()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	tests, err := project(golden.Module(t))
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Attr(results.Schema, sql)
+	t.Attr(results.Project, tests)
+	for _, id := range ids {
 		t.Attr(Attribute, id)
 	}
+}
+
+var projects sync.Map // what project has found, by folder
+
+// project is the digest of the tests of the module in that folder, which a process reads once.
+func project(root string) (string, error) {
+	find, _ := projects.LoadOrStore(root, sync.OnceValues(func() (string, error) { return results.Digest(root) }))
+	return find.(func() (string, error))()
+}
+
+// asked is what the flag of that name says, by which go test chooses tests.
+func asked(name string) string {
+	if f := flag.Lookup(name); f != nil {
+		return f.Value.String()
+	}
+	return ""
+}
+
+// inconclusive says why a run proves nothing of what the test of that name does, "" if it does.
+func inconclusive(test string, asked func(flag string) string, updating bool) string {
+	if updating {
+		return golden.UpdateVariable + " is given: what is written down is written anew, and compared with nothing"
+	}
+	for _, name := range []string{"test.run", "test.skip", "test.bench"} {
+		if pattern := asked(name); strings.Count(pattern, "/") > strings.Count(test, "/") {
+			return fmt.Sprintf("-%s=%s chooses among the parts of a test", strings.TrimPrefix(name, "test."), pattern)
+		}
+	}
+	return ""
 }
 
 // unprovable says why a test cannot prove the box, "" if it can.

@@ -26,6 +26,7 @@ type source struct {
 	root   string   // the project
 	build  string   // what make leaves
 	events []string // files of what go test -json wrote
+	tests  []string // that there are, by "package name"
 }
 
 // pictures are what the page shows and the JSON does not.
@@ -51,9 +52,12 @@ type stage struct {
 
 // collect takes in everything, and judges it.
 func collect(s source, now time.Time) (r *report, p *pictures, err error) {
-	r, p = &report{Format: 1, Generated: now.UTC().Truncate(time.Second), SchemaDir: os.Getenv(schema.DirVariable), Tests: []pkg{}, Failures: []failure{}, Missing: []missing{}}, &pictures{}
+	r, p = &report{Format: 1, Generated: now.UTC().Truncate(time.Second), SchemaDir: os.Getenv(schema.DirVariable), Tests: []pkg{}, Failures: []failure{}, NotRun: []string{}, Missing: []missing{}}, &pictures{}
 	r.Verdict.Reasons, r.Verdict.Warnings = []string{}, []string{}
 	if err := r.ofSchema(); err != nil {
+		return nil, nil, err
+	}
+	if r.Project, err = results.Digest(s.root); err != nil {
 		return nil, nil, err
 	}
 	if err := r.ofGit(s.root); err != nil {
@@ -63,7 +67,7 @@ func collect(s source, now time.Time) (r *report, p *pictures, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := r.ofTests(tests); err != nil {
+	if err := r.ofTests(tests, s.tests); err != nil {
 		return nil, nil, err
 	}
 	signOffs, err := checklist.ReadSignOffs(s.root)
@@ -145,11 +149,14 @@ func (r *report) ofGit(root string) error {
 	return nil
 }
 
-// ofTests says what became of the tests, and on what they ran. Results of other SQL are refused.
-func (r *report) ofTests(tests []results.Test) error {
+// ofTests says what became of the tests, and on what they ran. Results of other SQL, or other tests, are refused.
+func (r *report) ofTests(tests []results.Test, all []string) error {
 	packages := map[string]*pkg{}
 	said := map[string][]string{}
+	ran := map[string]bool{}
+	silent := 0
 	for _, t := range tests {
+		ran[t.Package+" "+t.Name] = true
 		p := packages[t.Package]
 		if p == nil {
 			p = &pkg{Name: t.Package}
@@ -173,6 +180,9 @@ func (r *report) ofTests(tests []results.Test) error {
 				}
 			}
 		}
+		if len(t.Attributes[checklist.Attribute]) > 0 && (t.Attributes[results.Schema] == nil || t.Attributes[results.Project] == nil) {
+			silent++
+		}
 	}
 	for _, p := range packages {
 		r.Tests = append(r.Tests, *p)
@@ -181,13 +191,25 @@ func (r *report) ofTests(tests []results.Test) error {
 	for _, t := range results.Failures(tests) {
 		r.Failures = append(r.Failures, failure{proof(t), t.Message})
 	}
-	for _, digest := range said[results.Schema] {
-		if digest != r.Schema {
-			return errors.New("the tests ran other SQL than what is here: run them again (SCHEMA_DIR as it was then), or report there")
+	if slices.ContainsFunc(said[results.Schema], func(digest string) bool { return digest != r.Schema }) {
+		return errors.New("the tests ran other SQL than what is here: run them again (SCHEMA_DIR as it was then), or report there")
+	}
+	if slices.ContainsFunc(said[results.Project], func(digest string) bool { return digest != r.Project }) {
+		return errors.New("the tests, or what they read, are not what they were when they ran: run them again, or report there")
+	}
+	if silent > 0 {
+		r.because("%s to prove boxes, and not of which SQL", count(silent, "test says", "tests say"))
+	}
+	if len(said[results.Server]) == 0 {
+		r.because("the results do not say on which server they are from: TestPhase4Server did not run, or failed")
+	}
+	for _, name := range all {
+		if !ran[name] {
+			r.NotRun = append(r.NotRun, name)
 		}
 	}
-	if len(said[results.Schema]) == 0 {
-		r.Verdict.Reasons = append(r.Verdict.Reasons, "the results do not say which SQL they are of: TestPhase4Server did not run, or failed")
+	if n := len(r.NotRun); n > 0 {
+		r.because("%s not run (%s)", count(n, "test was", "tests were"), some(r.NotRun, 3))
 	}
 	r.Server, r.Machine, r.Leaks = strings.Join(said[results.Server], "; "), strings.Join(said[results.Machine], "; "), strings.Join(said[results.Leaks], "; ")
 	return nil

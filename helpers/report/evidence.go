@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/vital-health/tenancy/helpers/checklist"
@@ -19,6 +20,7 @@ type report struct {
 	Commit       string        `json:"commit"`            // of the project; "" where it is not in git
 	Changed      bool          `json:"changed,omitempty"` // since that commit, in the working tree
 	Schema       string        `json:"schema"`            // the digest of the SQL, which the results are of, too
+	Project      string        `json:"project"`           // the digest of the tests, as they are and as they ran
 	SchemaDir    string        `json:"schema_dir,omitempty"`
 	Files        []file        `json:"files"`
 	Server       string        `json:"server"`          // its version
@@ -26,7 +28,8 @@ type report struct {
 	Machine      string        `json:"machine"`         // that the tests ran on
 	Tests        []pkg         `json:"tests"`
 	Failures     []failure     `json:"failures"`
-	Stages       []stage       `json:"stages"` // of make gate
+	NotRun       []string      `json:"not_run"` // tests of which no result speaks: "package name"
+	Stages       []stage       `json:"stages"`  // of make gate
 	Requirements []requirement `json:"requirements"`
 	Access       []table       `json:"access"`
 	Changes      []change      `json:"changes"` // of access
@@ -115,11 +118,13 @@ func forget(value any, key string) {
 	}
 }
 
+// because is a reason for which the evidence is not that all holds.
+func (r *report) because(format string, args ...any) {
+	r.Verdict.Reasons = append(r.Verdict.Reasons, fmt.Sprintf(format, args...))
+}
+
 // judge says whether the evidence is that all holds, and if not, why.
 func (r *report) judge(signed, unsigned int) {
-	because := func(format string, args ...any) {
-		r.Verdict.Reasons = append(r.Verdict.Reasons, fmt.Sprintf(format, args...))
-	}
 	warn := func(format string, args ...any) {
 		r.Verdict.Warnings = append(r.Verdict.Warnings, fmt.Sprintf(format, args...))
 	}
@@ -128,13 +133,13 @@ func (r *report) judge(signed, unsigned int) {
 		passed, skipped = passed+p.Passed, skipped+p.Skipped
 	}
 	if n := len(r.Failures); n > 0 {
-		because("%s", count(n, "test fails", "tests fail"))
+		r.because("%s", count(n, "test fails", "tests fail"))
 	}
 	if skipped > 0 {
-		because("%s skipped, and proves nothing", count(skipped, "test was", "tests were"))
+		r.because("%s skipped, and proves nothing", count(skipped, "test was", "tests were"))
 	}
 	if passed == 0 {
-		because("no test has passed")
+		r.because("no test has passed")
 	}
 	unproven := 0
 	for _, q := range r.Requirements {
@@ -143,18 +148,18 @@ func (r *report) judge(signed, unsigned int) {
 		}
 	}
 	if unproven > 0 {
-		because("%s of the checklist that tests are to prove %s not proven", count(unproven, "box", "boxes"), are(unproven))
+		r.because("%s of the checklist that tests are to prove %s not proven", count(unproven, "box", "boxes"), are(unproven))
 	}
 	for _, s := range r.Stages {
 		if s.Outcome != "ok" {
-			because("the gate's stage %s: %s", s.Name, s.Outcome)
+			r.because("the gate's stage %s: %s", s.Name, s.Outcome)
 		}
 	}
 	if r.Mutants != nil && r.Mutants.Survived > 0 {
-		because("%s that no test has found", count(r.Mutants.Survived, "mistake was made", "mistakes were made"))
+		r.because("%s that no test has found", count(r.Mutants.Survived, "mistake was made", "mistakes were made"))
 	}
 	for _, over := range r.Measurements.liveOver() {
-		because("over its budget while the migrations run: %s", over)
+		r.because("over its budget while the migrations run: %s", over)
 	}
 	r.Verdict.OK = len(r.Verdict.Reasons) == 0
 
@@ -187,6 +192,14 @@ func are(n int) string {
 		return "is"
 	}
 	return "are"
+}
+
+// some are the first of names, and how many more there are.
+func some(names []string, n int) string {
+	if more := len(names) - n; more > 0 {
+		return fmt.Sprintf("%s, and %d more", strings.Join(names[:n], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }
 
 func short(commit string) string { return commit[:min(len(commit), 12)] }

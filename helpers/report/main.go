@@ -43,7 +43,11 @@ func run() (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	r, pictures, err := collect(source{root: base, events: files, build: filepath.Join(base, "build")}, time.Now())
+	tests, err := declared(base)
+	if err != nil {
+		return false, err
+	}
+	r, pictures, err := collect(source{root: base, events: files, build: filepath.Join(base, "build"), tests: tests}, time.Now())
 	if err != nil {
 		return false, err
 	}

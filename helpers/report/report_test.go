@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,14 +47,12 @@ func (m *madeUp) attribute(test, key, value string) {
 func newRun(t *testing.T, leftOut ...string) *madeUp {
 	t.Helper()
 	m := &madeUp{t: t, source: source{root: root, build: t.TempDir()}}
-	digest, err := schema.Digest()
-	require.NoError(t, err)
 	m.event("run", "TestServer", nil)
-	for key, value := range map[string]string{results.Schema: digest, results.Server: "15.99", results.Machine: "made up"} {
-		m.attribute("TestServer", key, value)
-	}
+	m.attribute("TestServer", results.Server, "15.99")
+	m.attribute("TestServer", results.Machine, "made up")
 	m.event("pass", "TestServer", map[string]any{"Elapsed": 1.25})
 	m.event("run", "TestAll", nil)
+	m.says("TestAll")
 	for _, box := range checklist.Boxes() {
 		if box.Kind == checklist.Automated && !strings.Contains(strings.Join(leftOut, " "), box.ID) {
 			m.attribute("TestAll", checklist.Attribute, box.ID)
@@ -63,9 +62,27 @@ func newRun(t *testing.T, leftOut ...string) *madeUp {
 	return m
 }
 
+// says has a test say what it is of, as [checklist.Proves] does.
+func (m *madeUp) says(test string) {
+	sql, err := schema.Digest()
+	require.NoError(m.t, err)
+	m.attribute(test, results.Schema, sql)
+	m.attribute(test, results.Project, project())
+}
+
+// project is the digest of the tests, which are many to read.
+var project = sync.OnceValue(func() string {
+	digest, err := results.Digest(root)
+	if err != nil {
+		panic(err)
+	}
+	return digest
+})
+
 // failing is a test that fails, with what it says.
 func (m *madeUp) failing(test, box, says string) {
 	m.event("run", test, nil)
+	m.says(test)
 	m.attribute(test, checklist.Attribute, box)
 	m.event("output", test, map[string]any{"Output": "    a_test.go:7: " + says + "\n"})
 	m.event("fail", test, nil)
@@ -170,7 +187,20 @@ func TestVerdict(t *testing.T) {
 		"a box whose test did not run is not proven": {func(m *madeUp) { m.events = newRun(m.t, box).events }, "1 box of the checklist that tests are to prove is not proven"},
 		"a test that was skipped proves nothing":     {func(m *madeUp) { m.event("run", "TestB", nil); m.event("skip", "TestB", nil) }, "1 test was skipped, and proves nothing"},
 		"a test that did not end is a failure":       {func(m *madeUp) { m.event("run", "TestB", nil) }, "1 test fails"},
-		"results that do not say what of are none":   {func(m *madeUp) { m.events = m.events[5:] }, "the results do not say which SQL they are of: TestPhase4Server did not run, or failed"},
+		"a test that does not say what it is of proves nothing": {func(m *madeUp) {
+			m.event("run", "TestB", nil)
+			m.attribute("TestB", checklist.Attribute, box)
+			m.event("pass", "TestB", nil)
+		},
+			"1 test says to prove boxes, and not of which SQL"},
+		"a server that nobody knows": {func(m *madeUp) { m.events = m.events[4:] },
+			"the results do not say on which server they are from: TestPhase4Server did not run, or failed"},
+		"a test that was left out": {func(m *madeUp) {
+			m.source.tests = []string{"rls_test TestAll", "rls_test TestB", "rls_test TestServer"}
+		},
+			"1 test was not run (rls_test TestB)"},
+		"a package that was left out": {func(m *madeUp) { m.source.tests = []string{"a TestA", "b TestB", "c TestC", "d TestD", "e TestE"} },
+			"5 tests were not run (a TestA, b TestB, c TestC, and 2 more)"},
 		"a stage of the gate": {func(m *madeUp) {
 			m.left("report/gate.json", map[string]any{"stages": []map[string]any{{"name": "review", "outcome": "failed"}}})
 		}, "the gate's stage review: failed"},
@@ -211,6 +241,24 @@ func TestVerdict(t *testing.T) {
 		m.attribute("TestServer", results.Schema, strings.Repeat("0", 64))
 		_, _, err := m.collect()
 		require.ErrorContains(t, err, "the tests ran other SQL than what is here")
+	})
+	t.Run("results of other tests are refused", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		m.attribute("TestServer", results.Project, strings.Repeat("0", 64))
+		_, _, err := m.collect()
+		require.ErrorContains(t, err, "the tests, or what they read, are not what they were when they ran")
+	})
+	t.Run("the tests that there are, are those of go test ./...", func(t *testing.T) {
+		t.Parallel()
+		tests, err := declared(root)
+		require.NoError(t, err)
+		require.Subset(t, tests, []string{"rls_test TestPhase4Matrix", "rls_test FuzzClaims", "phases_test/faults TestBlockers", "helpers/results TestRead"})
+		for _, name := range tests {
+			require.NotContains(t, name, "helpers/report ", "of another module")
+			require.False(t, strings.HasSuffix(name, " TestMain"), name)
+			require.NotEqual(t, "ops/monitoring TestPrometheus", name, "which make monitoring runs")
+		}
 	})
 	t.Run("measurements of other SQL are not taken, and what is not there is named with the command that makes it", func(t *testing.T) {
 		t.Parallel()

@@ -14,12 +14,13 @@ import (
 // Module is the path of this module, which begins those of its packages.
 const Module = "github.com/vital-health/tenancy"
 
-// The keys of what the tests say once of all of them, as attributes.
+// The keys of what tests say as attributes: the first three, one for all of them; the last two, each that proves something.
 const (
 	Server  = "server"  // its version
 	Leaks   = "leaks"   // of rows that policies hide, which a later minor version of the server mends; if there are any
 	Machine = "machine" // that they ran on
 	Schema  = "schema"  // the digest of the SQL that they ran
+	Project = "project" // the digest of the tests ([Digest])
 )
 
 // Outcome is what became of a test, from best to worst.
