@@ -33,7 +33,8 @@ type gate struct {
 	env    []string
 
 	Stages  []result
-	broken  string // why the migrations do not run
+	leftOut []string // stages that nobody asked for
+	broken  string   // why the migrations do not run
 	attacks []string
 }
 
@@ -71,6 +72,15 @@ func (g *gate) clear() error {
 		}
 	}
 	return errors.Join(os.MkdirAll(filepath.Join(g.report, differences), 0o755), os.MkdirAll(filepath.Join(g.report, eventsFolder), 0o755))
+}
+
+// leave notes which stages are not among the chosen.
+func (g *gate) leave(all, chosen []stage) {
+	for _, s := range all {
+		if !slices.ContainsFunc(chosen, func(c stage) bool { return c.Name == s.Name }) {
+			g.leftOut = append(g.leftOut, s.Name)
+		}
+	}
 }
 
 // stage runs one.
@@ -180,8 +190,9 @@ func (g *gate) verdict(folder string) (ok bool, err error) {
 		Schema    string   `json:"schema"` // the digest of the SQL
 		SchemaDir string   `json:"schema_dir,omitempty"`
 		Stages    []result `json:"stages"`
+		LeftOut   []string `json:"left_out,omitempty"` // stages that nobody asked for
 		Attacks   []string `json:"attacks,omitempty"`
-	}{ok, digest, folder, g.Stages, g.attacks}, "", "  ")
+	}{ok, digest, folder, g.Stages, g.leftOut, g.attacks}, "", "  ")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(g.report, "gate.json"), append(out, '\n'), 0o644)
 	}
@@ -261,10 +272,13 @@ func (g *gate) print(ok bool, access string) {
 	for _, r := range g.Stages {
 		say("%-8s  %-8s  %7.1f  %s", r.Name, r.Outcome, r.Seconds, r.Command)
 	}
-	if ok {
-		say("\nverdict: passed")
-	} else {
+	switch {
+	case !ok:
 		say("\nverdict: REFUSED")
+	case len(g.leftOut) > 0:
+		say("\nverdict: passed, but for what was left out: %s", strings.Join(g.leftOut, ", "))
+	default:
+		say("\nverdict: passed")
 	}
 }
 

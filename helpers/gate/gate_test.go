@@ -80,7 +80,24 @@ func TestGate(t *testing.T) {
 		ok, err := g.verdict("")
 		require.NoError(t, err)
 		require.True(t, ok)
-		require.Contains(t, out.String(), "verdict: passed")
+		require.True(t, strings.HasSuffix(out.String(), "\nverdict: passed\n"))
+	})
+	t.Run("what was left out is said, for people and for machines", func(t *testing.T) {
+		g, out := newGate(t, "good:\n\t@true\n")
+		good := stage{Name: "good", make: []string{"good"}}
+		g.leave([]stage{{Name: "review"}, good, {Name: "tests"}}, []stage{good})
+		require.NoError(t, g.stage(good))
+		ok, err := g.verdict("")
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Contains(t, out.String(), "verdict: passed, but for what was left out: review, tests\n")
+		var written struct {
+			LeftOut []string `json:"left_out"`
+		}
+		text, err := os.ReadFile(filepath.Join(g.report, "gate.json"))
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(text, &written))
+		require.Equal(t, []string{"review", "tests"}, written.LeftOut)
 	})
 	t.Run("what was attacked with success is listed", func(t *testing.T) {
 		g, out := newGate(t, "tests:\n\t@"+events(t, "TestA/by_writing/a_viewer_inserts", "    x_test.go:12: An attack succeeds: a viewer inserts", "        insert into agents")+"\n")

@@ -38,7 +38,8 @@ func main() {
 }
 
 func run(ctx context.Context, folder, only string) (ok bool, err error) {
-	stages, err := choose(stages(os.Getenv("RUN"), os.Getenv("PKG")), only)
+	all := stages(os.Getenv("RUN"), os.Getenv("PKG"))
+	stages, err := choose(all, only)
 	if err != nil {
 		return false, err
 	}
@@ -53,6 +54,7 @@ func run(ctx context.Context, folder, only string) (ok bool, err error) {
 	if err := g.clear(); err != nil {
 		return false, err
 	}
+	g.leave(all, stages)
 	for _, s := range stages {
 		if err := g.stage(s); err != nil {
 			return false, err

@@ -88,13 +88,14 @@ func collect(s source, now time.Time) (r *report, p *pictures, err error) {
 		return nil, nil, err
 	}
 	var gate struct {
-		Stages []stage `json:"stages"`
+		Stages  []stage  `json:"stages"`
+		LeftOut []string `json:"left_out"`
 	}
 	why, err := ofThese(filepath.Join(s.build, "report", "gate.json"), r.Schema, &gate)
 	if err != nil {
 		return nil, nil, err
 	}
-	if r.Stages = gate.Stages; why != "" {
+	if r.Stages, r.LeftOut = gate.Stages, gate.LeftOut; why != "" {
 		r.Stages, r.Missing = []stage{}, append(r.Missing, missing{"the gate's verdict", why, "make gate"})
 	}
 	if p.Hierarchy, err = hierarchy(); err != nil {

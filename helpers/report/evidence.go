@@ -30,6 +30,7 @@ type report struct {
 	Failures     []failure     `json:"failures"`
 	NotRun       []string      `json:"not_run"` // tests of which no result speaks: "package name"
 	Stages       []stage       `json:"stages"`  // of make gate
+	LeftOut      []string      `json:"left_out,omitempty"`
 	Requirements []requirement `json:"requirements"`
 	Access       []table       `json:"access"`
 	Changes      []change      `json:"changes"` // of access
@@ -158,6 +159,9 @@ func (r *report) judge(signed, unsigned int) {
 	if r.Mutants != nil && r.Mutants.Survived > 0 {
 		r.because("%s that no test has found", count(r.Mutants.Survived, "mistake was made", "mistakes were made"))
 	}
+	if r.Mutants != nil && r.Mutants.Unknown > 0 {
+		r.because("%s of which nothing is known: the tests did not run as they should", count(r.Mutants.Unknown, "mistake was made", "mistakes were made"))
+	}
 	for _, over := range r.Measurements.liveOver() {
 		r.because("over its budget while the migrations run: %s", over)
 	}
@@ -174,6 +178,15 @@ func (r *report) judge(signed, unsigned int) {
 	}
 	if r.SchemaDir != "" {
 		warn("the SQL is that of a folder (SCHEMA_DIR), where it differs from the project's own")
+	}
+	if slow := r.Measurements.slow(); len(slow) > 0 {
+		warn("%s slower than the checklist's budget, which PERF_BUDGET_SCALE has multiplied (%s)", count(len(slow), "benchmark is", "benchmarks are"), some(slow, 3))
+	}
+	if l := r.Measurements.Live; l != nil && l.Scale > 1 {
+		warn("what users wait for was allowed to be %g times its budget (PERF_BUDGET_SCALE)", l.Scale)
+	}
+	if len(r.LeftOut) > 0 {
+		warn("stages of the gate that were left out: %s", strings.Join(r.LeftOut, ", "))
 	}
 	for _, m := range r.Missing {
 		warn("missing: %s, because %s; `%s`", m.What, m.Why, m.Command)

@@ -35,6 +35,7 @@ type live struct {
 	Started time.Time `json:"started"`
 	Rows    int       `json:"rows"`
 	Rate    float64   `json:"rate"`
+	Scale   float64   `json:"scale,omitempty"` // that multiplied each budget
 	Steps   []step    `json:"steps"`
 	Over    []string  `json:"over"`
 }
@@ -47,6 +48,16 @@ type step struct {
 	P50         float64        `json:"p50"`
 	P99         float64        `json:"p99"`
 	Max         float64        `json:"max"`
+}
+
+// slow are the benchmarks that took longer than their budgets, and passed or not: PERF_BUDGET_SCALE says what passes.
+func (m measurements) slow() (names []string) {
+	for _, b := range m.Benchmarks {
+		if budget := b.Figures["budget-ms"]; budget > 0 && b.Figures["p95-ms"] > budget {
+			names = append(names, b.Name)
+		}
+	}
+	return names
 }
 
 func (m measurements) liveOver() []string {
@@ -64,6 +75,7 @@ type mutants struct {
 	Survived   int      `json:"survived"`
 	Equivalent int      `json:"equivalent"`
 	Invalid    int      `json:"invalid"`
+	Unknown    int      `json:"unknown"` // the tests did not run as they should
 	Survivors  []mutant `json:"survivors,omitempty"`
 }
 
@@ -71,6 +83,9 @@ type mutant struct {
 	ID  string `json:"id"`
 	SQL string `json:"sql"`
 }
+
+// unknown is how make mutants calls a mistake of which the tests, not running as they should, have said nothing.
+const unknown = "harness error"
 
 // Score is how many of the mistakes that are some were found, in percent.
 func (m mutants) Score() float64 {
@@ -166,6 +181,7 @@ func (r *report) measure(s source, p *pictures) error {
 			ID     string `json:"id"`
 			SQL    string `json:"sql"`
 			Status string `json:"status"`
+			How    string `json:"how"`
 		} `json:"results"`
 	}
 	why, err = ofThese(filepath.Join(s.build, "mutants", "mutants.json"), r.Schema, &m)
@@ -176,9 +192,9 @@ func (r *report) measure(s source, p *pictures) error {
 		r.Missing = append(r.Missing, missing{"how good the tests are", why, "make mutants"})
 	default:
 		r.Mutants = &mutants{Generated: m.Generated, Run: m.Run, Killed: m.Count["killed"], Survived: m.Count["survived"],
-			Equivalent: m.Count["equivalent"], Invalid: m.Count["invalid"]}
+			Equivalent: m.Count["equivalent"], Invalid: m.Count["invalid"], Unknown: m.Count[unknown]}
 		for _, found := range m.Results {
-			if found.Status == "survived" {
+			if found.Status == "survived" && found.How != unknown {
 				r.Mutants.Survivors = append(r.Mutants.Survivors, mutant{found.ID, found.SQL})
 			}
 		}

@@ -207,6 +207,9 @@ func TestVerdict(t *testing.T) {
 		"a mutant that survives": {func(m *madeUp) {
 			m.left("mutants/mutants.json", map[string]any{"count": map[string]int{"killed": 9, "survived": 1}, "results": []map[string]any{{"id": "phase4 x", "sql": "select", "status": "survived"}}})
 		}, "1 mistake was made that no test has found"},
+		"a mutant of which nothing is known": {func(m *madeUp) {
+			m.left("mutants/mutants.json", map[string]any{"count": map[string]int{"killed": 9, "harness error": 2}, "results": []map[string]any{{"id": "phase4 x", "sql": "select", "status": "survived", "how": "harness error"}}})
+		}, "2 mistakes were made of which nothing is known: the tests did not run as they should"},
 		"a wait of users": {func(m *madeUp) {
 			m.left("report/live.json", map[string]any{"over": []string{"phase2: slow"}, "steps": []map[string]any{{"name": "phase2", "p50": 1, "p99": 1, "max": 1}}})
 		}, "over its budget while the migrations run: phase2: slow"},
@@ -270,6 +273,24 @@ func TestVerdict(t *testing.T) {
 		require.Contains(t, r.Missing, missing{"how good the tests are", "what there is, is of other SQL", "make mutants"})
 		require.Contains(t, r.Missing, missing{"latency", "no benchmark was run", "make bench PERF_ROWS=1000,100000"})
 		require.Contains(t, strings.Join(r.Verdict.Warnings, "\n"), "missing: latency, because no benchmark was run; `make bench PERF_ROWS=1000,100000`")
+	})
+	t.Run("what passes because somebody allows more than the checklist is said", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		m.measured()
+		m.left("report/live.json", map[string]any{"rows": 1000, "rate": 100, "scale": 20, "steps": []map[string]any{{"name": "phase2", "p50": 1, "p99": 1, "max": 1}}})
+		m.left("report/gate.json", map[string]any{"left_out": []string{"review", "budgets"}, "stages": []map[string]any{{"name": "tests", "outcome": "ok"}}})
+		m.event("output", "BenchmarkRead", map[string]any{"Package": results.Module + "/perf_test", "Output": "BenchmarkRead/query=count/rows=1000-2\t3\t60 p95-ms\t50 budget-ms\n"})
+		r, p := m.report()
+		require.True(t, r.Verdict.OK, r.Verdict.Reasons)
+		require.Subset(t, r.Verdict.Warnings, []string{
+			"1 benchmark is slower than the checklist's budget, which PERF_BUDGET_SCALE has multiplied (Read/query=count/rows=1000-2)",
+			"what users wait for was allowed to be 20 times its budget (PERF_BUDGET_SCALE)",
+			"stages of the gate that were left out: review, budgets",
+		})
+		var page bytes.Buffer
+		require.NoError(t, writePage(&page, r, p))
+		require.Contains(t, page.String(), "Nothing is over 20 times its budget.")
 	})
 	t.Run("deviations name tests, and what became of them", func(t *testing.T) {
 		t.Parallel()

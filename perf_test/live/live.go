@@ -73,6 +73,7 @@ func run(ctx context.Context, c config, db *pgtest.DB) (*Report, error) {
 		{oldApplication, journey[5:]},
 	} {
 		if err := l.stage(ctx, stage.application, stage.passages); err != nil {
+			l.report.Failed = err.Error()
 			return l.report, err
 		}
 	}

@@ -116,5 +116,9 @@ func TestLiveBudgets(t *testing.T) {
 	}, r.Over)
 	r.judge(2)
 	require.Empty(t, r.Over)
+	require.Equal(t, 2.0, r.Scale)
+	r.Failed = "phase3: no lock"
+	r.judge(2)
+	require.Equal(t, []string{"it ended before the last step: phase3: no lock"}, r.Over, "what was not run is not within its budget")
 	require.NotContains(t, r.String(), "NaN")
 }

@@ -23,7 +23,9 @@ type Report struct {
 	Rate          float64   `json:"rate"`          // requests per second
 	Steps         []*Step   `json:"steps"`         // in the order in which they ran
 	Backfill      *Backfill `json:"backfill"`
-	Over          []string  `json:"over"` // what went over its budget; empty if nothing did
+	Failed        string    `json:"failed,omitempty"` // why it ended before the last step
+	Scale         float64   `json:"scale"`            // that multiplied each budget
+	Over          []string  `json:"over"`             // what went over its budget, and why it ended early; empty if all is well
 }
 
 // Step is a time in which nothing ran beside the application, or one SQL file did.
@@ -152,8 +154,11 @@ func (s *Step) observe(log *script.Log) {
 
 // judge lists what is over budget, each budget times scale. Failed requests have none.
 func (r *Report) judge(scale float64) {
-	r.Over = []string{}
+	r.Scale, r.Over = scale, []string{}
 	over := func(format string, args ...any) { r.Over = append(r.Over, fmt.Sprintf(format, args...)) }
+	if r.Failed != "" {
+		over("it ended before the last step: %s", r.Failed)
+	}
 	for _, s := range r.Steps {
 		for _, text := range slices.Sorted(maps.Keys(s.Errors)) {
 			over("%s: %d requests failed: %s", s.Name, s.Errors[text], text)
