@@ -44,10 +44,15 @@ type text struct {
 	x, y  float64
 }
 
-// picture is the SVG, its shapes, and its text. It must be XML that is complete.
+// picture is the SVG of a chart, and its text.
 func picture(t *testing.T, c latency.Chart) (svg string, texts map[string]text) {
 	content, err := c.SVG()
 	require.NoError(t, err)
+	return words(t, content)
+}
+
+// words are an SVG, and its text. It must be XML that is complete.
+func words(t *testing.T, content []byte) (svg string, texts map[string]text) {
 	texts = map[string]text{}
 	decoder := xml.NewDecoder(bytes.NewReader(content))
 	for {
