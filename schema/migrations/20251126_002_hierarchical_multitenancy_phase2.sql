@@ -598,9 +598,9 @@ create or replace procedure tenancy.backfill(p_table text, p_batch integer defau
 language plpgsql
 as $$
 declare
-    stretch constant integer := 2048;
     relation constant regclass := 'public.' || quote_ident(p_table);
     pages constant bigint := pg_relation_size(relation) / current_setting('block_size')::integer;
+    stretches constant bigint := ceil(pages / 2048.0);
     has_scope constant boolean := exists (
         select from tenancy.classified_table c where c.table_name = p_table and c.class = 'resource'
     );
@@ -692,10 +692,11 @@ begin
     first_time := found;
     commit;
 
-    for page in 0 .. pages + stretch - 1 by stretch loop
+    for stretch in 0 .. stretches loop
         -- The last time everywhere: what the application has changed meanwhile may have come to lie behind.
-        over := page >= pages;
-        place := case when over then 'true' else format('r.ctid >= ''(%s,0)'' and r.ctid < ''(%s,0)''', page, page + stretch) end;
+        over := stretch = stretches;
+        place := case when over then 'true'
+            else format('r.ctid >= ''(%s,0)'' and r.ctid < ''(%s,0)''', stretch * 2048, (stretch + 1) * 2048) end;
         if has_tenant_id and not over then
             execute format('select exists (select from %s r, public.organizations o where %s and %s)', relation, usual, place)
                 into begun;
