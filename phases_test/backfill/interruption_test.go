@@ -158,6 +158,7 @@ func testMovedRows(t *testing.T) {
 	const unfilled = ` from public.knowledge_documents where owner_organization_id is null`
 
 	writer, _, done := meet(t, db, migration, `select from public.knowledge_documents where title = 'Document 9000' for update`)
+	require.Equal(t, []int{0}, query[int](t, db, `select count(*)`+unfilled+` and (ctid::text::point)[0] < 2048`), "one stretch after the other")
 	var rows, there int
 	// What is new comes after the second stretch, and what is changed finds room there.
 	for _, sql := range []string{insert(9001, 18000), `update public.knowledge_documents set summary = 'Moved' where owner_organization_id is null`} {
@@ -178,6 +179,21 @@ func testMovedRows(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, want, log.Steps[0].Notices)
 		}
+	})
+	t.Run("it lets go of the table after every stretch, though it finds nothing to do", func(t *testing.T) {
+		conn := db.Connect(t, pgtest.OwnerRole)
+		committed := func() (n int) {
+			_, err := conn.Exec(t.Context(), `select pg_stat_force_next_flush()`)
+			require.NoError(t, err)
+			require.NoError(t, conn.QueryRow(t.Context(), `select xact_commit from pg_stat_database where datname = current_database()`).Scan(&n))
+			return n
+		}
+		stretches := query[int](t, db, `select 1 + ceil(pg_relation_size('public.knowledge_documents') / 8192 / 2048.0)::int`)[0]
+		const around = 5 // its own first and last, and what it takes to ask
+		before := committed()
+		_, err := conn.Exec(t.Context(), `call tenancy.backfill('knowledge_documents')`)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, committed()-before, stretches+around)
 	})
 }
 

@@ -33,7 +33,9 @@ func testBatches(t *testing.T) {
 	db := pgtest.New(t, schema.Phase2, fixtures.World()...)
 	phasetest.Exec(t, db, `begin; set local tenancy.backfill = 'on';
 		update public.prompts set owner_organization_id = null, sharing_scope = null, owner_tenant_id = null, audience_key = null; commit`)
+	phasetest.Exec(t, db, `update tenancy.backfill_progress set finished_at = null where table_name = 'agents'`)
 	phasetest.Exec(t, db, `call tenancy.backfill('prompts', 1)`)
+	require.Equal(t, []string{"agents"}, query[string](t, db, `select table_name from tenancy.backfill_progress where finished_at is null`))
 	require.Equal(t, expected(), rows(t, db))
 	others := owned(fixtures.QuarantineOrganizationID, "")["prompts"] + 1 // that of an organization that is gone
 	require.Equal(t, []int{len(fixtures.Prompts) - others + 1}, query[int](t, db, `select count(distinct xmin::text) from public.prompts`))
