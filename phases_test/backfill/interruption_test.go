@@ -122,7 +122,8 @@ func testWriters(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t, schema.Phase1, fixtures.World()...)
 			writer, _, done := meet(t, db, migration, test.begun)
-			_, err := writer.Exec(t.Context(), test.then+`; commit`)
+			// Longer than it waits for a lock: what it has not committed it does again.
+			_, err := writer.Exec(t.Context(), `select pg_sleep(0.15); `+test.then+`; commit`)
 			require.NoError(t, err)
 			require.NoError(t, <-done)
 
