@@ -30,7 +30,9 @@ func TestPhase4Worlds(t *testing.T) {
 	session := db.Connect(t, pgtest.APIRole)
 	rules := rulesOn(t, db)
 
+	made := 0
 	rapid.Check(t, func(rt *rapid.T) {
+		made++
 		w := drawWorld(rt)
 		w.install(t, db)
 		story := "as it is made up"
@@ -63,6 +65,7 @@ func TestPhase4Worlds(t *testing.T) {
 			story = "after " + story
 		}
 	})
+	require.Positive(t, made, "no world was made up: RAPID_CHECKS is to be 1 or more")
 }
 
 // changingMany are the paths that meet all rows of a table in one statement.

@@ -28,7 +28,9 @@ func TestRollbackWalks(t *testing.T) {
 		require.NoError(t, err)
 		return db
 	}
+	made := 0
 	rapid.Check(t, func(rt *rapid.T) {
+		made++
 		db, twin := create(), create()
 		defer func() {
 			for _, db := range []*pgtest.DB{db, twin} {
@@ -64,6 +66,7 @@ func TestRollbackWalks(t *testing.T) {
 		j.home()
 		j.once(rapid.SampledFrom([]schema.Phase{schema.Legacy, schema.Phase2, schema.Phase4}).Draw(rt, "up again to"))
 	})
+	require.Positive(t, made, "no walk was made up: RAPID_CHECKS is to be 1 or more")
 }
 
 // draw makes up what somebody may try to do to a table.
