@@ -216,6 +216,12 @@ func (r *report) ofTests(tests []results.Test, all []string) error {
 	return nil
 }
 
+// The files that are written.
+const (
+	pageFile = "index.html"
+	dataFile = "report.json"
+)
+
 // write writes the two files, each one whole or not at all.
 func (r *report) write(folder string, p *pictures) error {
 	text, err := json.MarshalIndent(r, "", "\t")
@@ -229,7 +235,7 @@ func (r *report) write(folder string, p *pictures) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	for name, content := range map[string][]byte{"report.json": append(text, '\n'), "index.html": html.Bytes()} {
+	for name, content := range map[string][]byte{dataFile: append(text, '\n'), pageFile: html.Bytes()} {
 		name = filepath.Join(folder, name)
 		if err := os.WriteFile(name+".new", content, 0o644); err != nil {
 			return err

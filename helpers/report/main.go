@@ -47,15 +47,26 @@ func run() (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	r, pictures, err := collect(source{root: base, events: files, build: filepath.Join(base, "build"), tests: tests}, time.Now())
+	r, err := publish(source{root: base, events: files, build: filepath.Join(base, "build"), tests: tests}, *out, time.Now())
 	if err != nil {
 		return false, err
 	}
-	if err := r.write(*out, pictures); err != nil {
-		return false, err
-	}
-	r.print(os.Stdout, filepath.Join(*out, "index.html"))
+	r.print(os.Stdout, filepath.Join(*out, pageFile))
 	return r.Verdict.OK, nil
+}
+
+// publish writes the evidence into a folder. Where it cannot, none is there: that of another run would pass for this one's.
+func publish(s source, folder string, now time.Time) (*report, error) {
+	for _, name := range []string{pageFile, dataFile} {
+		if err := os.RemoveAll(filepath.Join(folder, name)); err != nil {
+			return nil, err
+		}
+	}
+	r, pictures, err := collect(s, now)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.write(folder, pictures)
 }
 
 // eventFiles are the files among the arguments, and those in the folders among them.

@@ -130,10 +130,16 @@ func (m *madeUp) report() (*report, *pictures) {
 
 func (m *madeUp) collect() (*report, *pictures, error) {
 	m.t.Helper()
+	m.keep()
+	return collect(m.source, time.Date(2026, 11, 26, 14, 3, 12, 0, time.UTC))
+}
+
+// keep writes down what has happened.
+func (m *madeUp) keep() {
+	m.t.Helper()
 	name := filepath.Join(m.source.build, "events.json")
 	require.NoError(m.t, os.WriteFile(name, []byte(strings.Join(m.events, "\n")+"\n"), 0o644))
 	m.source.events = []string{name}
-	return collect(m.source, time.Date(2026, 11, 26, 14, 3, 12, 0, time.UTC))
 }
 
 const box = "success-criteria/security/rls-policies-enforce-data-isolation"
@@ -244,6 +250,22 @@ func TestVerdict(t *testing.T) {
 		m.attribute("TestServer", results.Schema, strings.Repeat("0", 64))
 		_, _, err := m.collect()
 		require.ErrorContains(t, err, "the tests ran other SQL than what is here")
+	})
+	t.Run("where there is no report, that of another run does not stand in its place", func(t *testing.T) {
+		t.Parallel()
+		m, folder := newRun(t), t.TempDir()
+		m.keep()
+		r, err := publish(m.source, folder, time.Now())
+		require.NoError(t, err)
+		require.True(t, r.Verdict.OK)
+		require.FileExists(t, filepath.Join(folder, pageFile))
+		m.attribute("TestServer", results.Schema, strings.Repeat("0", 64))
+		m.keep()
+		_, err = publish(m.source, folder, time.Now())
+		require.Error(t, err)
+		left, err := os.ReadDir(folder)
+		require.NoError(t, err)
+		require.Empty(t, left)
 	})
 	t.Run("results of other tests are refused", func(t *testing.T) {
 		t.Parallel()
