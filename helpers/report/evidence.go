@@ -168,7 +168,7 @@ func (r *report) judge(signed, unsigned int) {
 	r.Verdict.OK = len(r.Verdict.Reasons) == 0
 
 	if unsigned > 0 {
-		warn("%s nobody has signed off (%d signed)", count(unsigned, "box that people decide,", "boxes that people decide,"), signed)
+		warn("%s not signed off (%d signed)", count(unsigned, "box that people decide is", "boxes that people decide are"), signed)
 	}
 	if r.Leaks != "" {
 		warn("%s", r.Leaks)
