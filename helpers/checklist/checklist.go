@@ -106,6 +106,17 @@ func Proves(t testing.TB, ids ...string) {
 		t.Logf("this run proves no box of the checklist: %s", why)
 		return
 	}
+	if testing.Verbose() { // else nobody reads it, and it takes as long as some tests
+		origin(t)
+	}
+	for _, id := range ids {
+		t.Attr(Attribute, id)
+	}
+}
+
+// origin records of which SQL and which tests something is proven.
+func origin(t testing.TB) {
+	t.Helper()
 	sql, err := schema.Digest()
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -116,9 +127,6 @@ func Proves(t testing.TB, ids ...string) {
 	}
 	t.Attr(results.Schema, sql)
 	t.Attr(results.Project, tests)
-	for _, id := range ids {
-		t.Attr(Attribute, id)
-	}
 }
 
 var projects sync.Map // what project has found, by folder

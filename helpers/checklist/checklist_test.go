@@ -152,15 +152,18 @@ func TestProves(t *testing.T) {
 	t.Run("known ids become attributes", func(t *testing.T) {
 		t.Parallel()
 		r := record(t, "phase-1/verify-phase-1-completion", "success-criteria/security/rls-policies-enforce-data-isolation")
-		sql, err := schema.Digest()
-		require.NoError(t, err)
-		tests, err := results.Digest("../..")
-		require.NoError(t, err)
-		require.Equal(t, []string{
-			"schema=" + sql, "project=" + tests,
+		want := []string{
 			"checklist=phase-1/verify-phase-1-completion",
 			"checklist=success-criteria/security/rls-policies-enforce-data-isolation",
-		}, r.attributes, "and what they are proven of")
+		}
+		if testing.Verbose() {
+			sql, err := schema.Digest()
+			require.NoError(t, err)
+			tests, err := results.Digest("../..")
+			require.NoError(t, err)
+			want = append([]string{"schema=" + sql, "project=" + tests}, want...)
+		}
+		require.Equal(t, want, r.attributes, "and, where attributes are shown, what they are proven of")
 		require.Empty(t, r.fatal)
 	})
 	t.Run("an unknown id fails the test, and nothing is recorded", func(t *testing.T) {
