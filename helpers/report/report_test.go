@@ -363,3 +363,9 @@ func TestJSON(t *testing.T) {
 		require.Equal(t, r.Digest, later.Digest)
 	})
 }
+
+// Setting the environment forbids parallel tests.
+func TestProofOfOtherSQL(t *testing.T) {
+	t.Setenv(schema.DirVariable, "/somebody's/sql")
+	require.Equal(t, `SCHEMA_DIR='/somebody'\''s/sql' make test PKG=./rls_test RUN='^TestA$'`, proof(results.Test{Package: "rls_test", Name: "TestA"}).Command)
+}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/results"
+	"github.com/vital-health/tenancy/schema"
 )
 
 // requirement is a box of the checklist, and what is known of it.
@@ -40,9 +43,13 @@ type signed struct {
 	Evidence string `json:"evidence"`
 }
 
-// proof is a test as evidence.
+// proof is a test as evidence. Its command runs it with the same SQL.
 func proof(t results.Test) test {
-	return test{Package: t.Package, Name: t.Name, Outcome: string(t.Outcome), Seconds: t.Seconds, Command: t.Command()}
+	command := t.Command()
+	if dir := os.Getenv(schema.DirVariable); dir != "" {
+		command = schema.DirVariable + "='" + strings.ReplaceAll(dir, "'", `'\''`) + "' " + command
+	}
+	return test{Package: t.Package, Name: t.Name, Outcome: string(t.Outcome), Seconds: t.Seconds, Command: command}
 }
 
 // requirements says of each box what tests and people say of it.
