@@ -189,7 +189,7 @@ func testReport(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "phase-2/if-data-looks-incorrect-document-issues", "production-deployment/verify-phase-2-in-production/check-migration-log")
 	db := pgtest.New(t, schema.Phase1, fixtures.World()...)
-	another := insertOrganization(t, db, 100, organization{Name: "Another Biotech"})
+	zeta := insertOrganization(t, db, 100, organization{Name: "Zeta Biotech"})
 	f, err := schema.Migration(schema.Phase2)
 	require.NoError(t, err)
 	log, err := db.Run(t, f)
@@ -200,8 +200,8 @@ func testReport(t *testing.T) {
 	}
 
 	want := []string{
-		"NOTICE: in quarantine, because nothing says which tenant it belongs to: organization " + another + " (Another Biotech)",
 		"NOTICE: in quarantine, because nothing says which tenant it belongs to: organization " + fixtures.UnknownBiotech.ID + " (Unknown Biotech)",
+		"NOTICE: in quarantine, because nothing says which tenant it belongs to: organization " + zeta + " (Zeta Biotech)",
 	}
 	quarantined, private := owned(fixtures.QuarantineOrganizationID, ""), owned(fixtures.PlatformID, fixtures.OrganizationLevel)
 	for _, table := range slices.Sorted(slices.Values(tables())) {

@@ -49,7 +49,10 @@ func testRefusals(t *testing.T) {
 	t.Run("another migration is running", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
-		_, err := db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
+		// It does not wait for it; if it did, not as long as it likes.
+		_, err := db.Superuser.Exec(t.Context(), `do $$ begin execute format('alter database %I set lock_timeout = ''2s''', current_database()); end $$`)
+		require.NoError(t, err)
+		_, err = db.Connect(t, pgtest.OwnerRole).Exec(t.Context(), `select pg_advisory_lock(hashtextextended('tenancy.migration', 0))`)
 		require.NoError(t, err)
 		phasetest.Refuses(t, db, f, "another migration of this database is running")
 	})
