@@ -296,9 +296,9 @@ func testCorrections(t *testing.T) {
 		migration, err := schema.Migration(schema.Phase2)
 		require.NoError(t, err)
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
-		writer, _, done := meet(t, db, migration, `update public.organizations set slug = 'novartis-ag' where name = 'Novartis'`)
+		writer, _, done := meet(t, db, migration, killings["while the organizations are placed"].lock)
 		roche := insertOrganization(t, db, 100, organization{Name: "Roche", Key: "pharma"}) // before its tenant is one
-		_, err = writer.Exec(t.Context(), `commit`)
+		_, err = writer.Exec(t.Context(), `update public.organizations set slug = 'novartis-ag' where name = 'Novartis'; commit`)
 		require.NoError(t, err)
 		require.NoError(t, <-done)
 		require.Equal(t, "novartis-ag", places(t, db)[fixtures.Novartis.ID].Slug)
