@@ -22,7 +22,8 @@ func testPlatform(t *testing.T) {
 	phasetest.Exec(t, db, `create unique index on public.organizations (domain)`)
 	phasetest.Exec(t, db, `create unique index on public.organizations (name) where tenant_type = 'standard'`)
 	phasetest.Exec(t, db, `create index on public.organizations (name)`)
-	phasetest.Exec(t, db, `update public.organizations set domain = 'novartis.example' where id = $1`, fixtures.Novartis.ID)
+	phasetest.Exec(t, db, `update public.organizations set domain = id || '.example' where id <> $1`, fixtures.Platform.ID)
+	phasetest.Exec(t, db, `update public.organizations set is_active = is_active where id = $1`, fixtures.Platform.ID) // the last to be read
 	phasetest.Exec(t, db, `insert into public.agents (name, tenant_id) values ('Between the phases', $1)`, fixtures.Platform.ID)
 	phasetest.Exec(t, db, `insert into public.conversations (user_id, tenant_id) values ($1, $2)`, fixtures.Root.ID, fixtures.Platform.ID)
 	db.Migrate(t, schema.Phase2)
