@@ -118,16 +118,21 @@ func ofThese(name, digest string, into any) (why string, err error) {
 
 // measure takes in what was measured, and draws it.
 func (r *report) measure(s source, p *pictures) error {
+	return errors.Join(r.ofBenchmarks(s, p), r.ofLive(s, p), r.ofMutants(s))
+}
+
+func (r *report) ofBenchmarks(s source, p *pictures) error {
 	text, err := results.Benchmarks(s.events...)
 	if err != nil {
 		return err
 	}
 	charts, err := latency.Read(strings.NewReader(text), "the benchmarks")
-	if err != nil && strings.Contains(text, "\nBenchmark") {
-		return err
-	}
 	if err != nil {
-		r.Missing = append(r.Missing, missing{"latency", "no benchmark was run", "make bench PERF_ROWS=1000,100000"})
+		why := "no benchmark was run"
+		if strings.Contains(text, "\nBenchmark") {
+			why = "it cannot be drawn (" + err.Error() + ")"
+		}
+		r.Missing = append(r.Missing, missing{"latency", why, "make bench PERF_ROWS=1000,100000"})
 	}
 	for _, c := range charts {
 		svg, err := c.SVG()
@@ -146,33 +151,42 @@ func (r *report) measure(s source, p *pictures) error {
 			r.Measurements.Benchmarks = append(r.Measurements.Benchmarks, b)
 		}
 	}
+	return nil
+}
 
+func (r *report) ofLive(s source, p *pictures) error {
 	l := &live{}
 	why, err := ofThese(filepath.Join(s.build, "report", "live.json"), r.Schema, l)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case why != "":
-		r.Missing = append(r.Missing, missing{"what users notice of each phase", why, "make live"})
-	default:
-		if r.Measurements.Live = l; l.Over == nil {
-			l.Over = []string{}
-		}
-		var steps []latency.Step
-		for _, step := range l.Steps {
-			name := step.Name
-			if name == "idle" {
-				name = "idle, " + step.Application + " application"
-			}
-			steps = append(steps, latency.Step{Name: name, Median: step.P50, Tail: step.P99, Max: step.Max})
-		}
-		svg, err := latency.Steps("What users wait while a phase runs", steps)
-		if err != nil {
-			return err
-		}
-		p.Live = template.HTML(svg)
 	}
+	if why != "" {
+		r.Missing = append(r.Missing, missing{"what users notice of each phase", why, "make live"})
+		return nil
+	}
+	if r.Measurements.Live = l; l.Over == nil {
+		l.Over = []string{}
+	}
+	var steps []latency.Step
+	for _, step := range l.Steps {
+		if step.P50 == 0 {
+			continue // nobody asked anything
+		}
+		name := step.Name
+		if name == "idle" {
+			name = "idle, " + step.Application + " application"
+		}
+		steps = append(steps, latency.Step{Name: name, Median: step.P50, Tail: step.P99, Max: step.Max})
+	}
+	if len(steps) == 0 {
+		return nil
+	}
+	svg, err := latency.Steps("What users wait while a phase runs", steps)
+	p.Live = template.HTML(svg)
+	return err
+}
 
+func (r *report) ofMutants(s source) error {
 	var m struct {
 		Generated int            `json:"generated"`
 		Run       int            `json:"run"`
@@ -184,21 +198,21 @@ func (r *report) measure(s source, p *pictures) error {
 			How    string `json:"how"`
 		} `json:"results"`
 	}
-	why, err = ofThese(filepath.Join(s.build, "mutants", "mutants.json"), r.Schema, &m)
-	switch {
-	case err != nil:
+	why, err := ofThese(filepath.Join(s.build, "mutants", "mutants.json"), r.Schema, &m)
+	if err != nil {
 		return err
-	case why != "":
-		r.Missing = append(r.Missing, missing{"how good the tests are", why, "make mutants"})
-	default:
-		r.Mutants = &mutants{Generated: m.Generated, Run: m.Run, Killed: m.Count["killed"], Survived: m.Count["survived"],
-			Equivalent: m.Count["equivalent"], Invalid: m.Count["invalid"], Unknown: m.Count[unknown]}
-		for _, found := range m.Results {
-			if found.Status == "survived" && found.How != unknown {
-				r.Mutants.Survivors = append(r.Mutants.Survivors, mutant{found.ID, found.SQL})
-			}
-		}
-		slices.SortFunc(r.Mutants.Survivors, func(a, b mutant) int { return strings.Compare(a.ID, b.ID) })
 	}
+	if why != "" {
+		r.Missing = append(r.Missing, missing{"how good the tests are", why, "make mutants"})
+		return nil
+	}
+	r.Mutants = &mutants{Generated: m.Generated, Run: m.Run, Killed: m.Count["killed"], Survived: m.Count["survived"],
+		Equivalent: m.Count["equivalent"], Invalid: m.Count["invalid"], Unknown: m.Count[unknown]}
+	for _, found := range m.Results {
+		if found.Status == "survived" && found.How != unknown {
+			r.Mutants.Survivors = append(r.Mutants.Survivors, mutant{found.ID, found.SQL})
+		}
+	}
+	slices.SortFunc(r.Mutants.Survivors, func(a, b mutant) int { return strings.Compare(a.ID, b.ID) })
 	return nil
 }

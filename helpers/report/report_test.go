@@ -314,6 +314,25 @@ func TestVerdict(t *testing.T) {
 		require.NoError(t, writePage(&page, r, p))
 		require.Contains(t, page.String(), "Nothing is over 20 times its budget.")
 	})
+	t.Run("benchmarks that fail before they measure anything are failures, and no picture", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		for _, e := range [][2]string{{"run", ""}, {"output", "pkg: perf_test\n"}, {"output", "BenchmarkRead\n"}, {"output", "--- FAIL: BenchmarkRead\n"}, {"fail", ""}} {
+			m.event(e[0], "BenchmarkRead", map[string]any{"Package": results.Module + "/perf_test", "Output": e[1]})
+		}
+		r, p := m.report()
+		require.Contains(t, r.Verdict.Reasons, "1 test fails")
+		require.Empty(t, p.Latency)
+		require.Contains(t, strings.Join(r.Verdict.Warnings, "\n"), "missing: latency, because it cannot be drawn (the benchmarks: no benchmark says rows=")
+	})
+	t.Run("a phase in which nobody asked anything is not drawn", func(t *testing.T) {
+		t.Parallel()
+		m := newRun(t)
+		m.left("report/live.json", map[string]any{"rows": 1000, "rate": 100, "steps": []map[string]any{{"name": "phase1"}, {"name": "phase2", "p50": 1, "p99": 1, "max": 1}}})
+		_, p := m.report()
+		require.Contains(t, p.Live, "phase2")
+		require.NotContains(t, p.Live, "phase1")
+	})
 	t.Run("deviations name tests, and what became of them", func(t *testing.T) {
 		t.Parallel()
 		r, _ := newRun(t).report()
