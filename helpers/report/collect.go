@@ -190,7 +190,7 @@ func (r *report) ofTests(tests []results.Test, all []string) error {
 	}
 	slices.SortFunc(r.Tests, func(a, b pkg) int { return strings.Compare(a.Name, b.Name) })
 	for _, t := range results.Failures(tests) {
-		r.Failures = append(r.Failures, failure{proof(t), t.Message})
+		r.Failures = append(r.Failures, failure{proof(t), beginning(t.Message)})
 	}
 	if slices.ContainsFunc(said[results.Schema], func(digest string) bool { return digest != r.Schema }) {
 		return errors.New("the tests ran other SQL than what is here: run them again (SCHEMA_DIR as it was then), or report there")
@@ -214,6 +214,17 @@ func (r *report) ofTests(tests []results.Test, all []string) error {
 	}
 	r.Server, r.Machine, r.Leaks = strings.Join(said[results.Server], "; "), strings.Join(said[results.Machine], "; "), strings.Join(said[results.Leaks], "; ")
 	return nil
+}
+
+// longest is how many bytes of what a test says are kept: a page is to be read.
+const longest = 20_000
+
+// beginning is the beginning of a text that is too long.
+func beginning(text string) string {
+	if len(text) <= longest {
+		return text
+	}
+	return fmt.Sprintf("%s\n… (%d bytes more: run it again)", strings.ToValidUTF8(text[:longest], ""), len(text)-longest)
 }
 
 // The files that are written.

@@ -90,5 +90,5 @@ func eventFiles(names []string) (files []string, err error) {
 		return nil, errors.New("there is nothing to report: want what go test -json wrote, a file or a folder of files (make report RESULTS=…)")
 	}
 	slices.Sort(files)
-	return files, nil
+	return slices.Compact(files), nil
 }
