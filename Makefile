@@ -156,7 +156,7 @@ gate: ## may these migrations be merged? all of CI's questions, and a verdict (S
 
 .PHONY: report
 report: ## all of the evidence on one page, build/report/index.html: runs the gate first, or takes what it left (RESULTS=build/report/events)
-	@$(if $(RESULTS),,$(MAKE) --no-print-directory gate || echo 'report: the gate refuses, and the page says why' >&2)
+	@$(if $(RESULTS),,$(MAKE) --no-print-directory gate || echo 'report: the gate did not pass' >&2)
 	@go run -C helpers/report . $(abspath $(or $(RESULTS),$(report)/events))
 
 .PHONY: lint
