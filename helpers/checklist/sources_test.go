@@ -5,8 +5,6 @@ import (
 	"go/build"
 	"go/parser"
 	"go/token"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/results"
 )
 
 // claim is a box that a test says it proves.
@@ -49,26 +48,14 @@ func TestEachAutomatedBoxIsNamed(t *testing.T) {
 // claimsBelow reads the tests of the module whose root that is.
 func claimsBelow(t *testing.T, root string) (claims []claim) {
 	t.Helper()
-	here, err := filepath.Abs(".")
+	files, err := results.TestFiles(root)
 	require.NoError(t, err)
-	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		require.NoError(t, err)
-		if d.IsDir() {
-			_, module := os.Stat(filepath.Join(path, "go.mod"))
-			absolute, err := filepath.Abs(path)
-			require.NoError(t, err)
-			hidden := strings.HasPrefix(d.Name(), ".") && path != root
-			// The tests of this package say what they do not prove.
-			if hidden || d.Name() == "testdata" || module == nil && path != root || absolute == here {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		if strings.HasSuffix(path, "_test.go") {
+	for _, path := range files {
+		// The tests of this package say what they do not prove.
+		if filepath.Dir(path) != filepath.Join(root, "helpers", "checklist") {
 			claims = append(claims, claimsOf(t, path, root)...)
 		}
-		return nil
-	}))
+	}
 	return claims
 }
 

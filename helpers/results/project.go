@@ -44,13 +44,34 @@ func Digest(root string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
+// TestFiles are the files with tests of the module with that root.
+func TestFiles(root string) (files []string, err error) {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (d.Name() == "testdata" || other(path)):
+			return fs.SkipDir
+		case strings.HasSuffix(path, "_test.go"):
+			files = append(files, path)
+		}
+		return nil
+	})
+	return files, err
+}
+
+// other says whether a folder is of another module, or of none.
+func other(path string) bool {
+	_, err := os.Stat(filepath.Join(path, "go.mod"))
+	return err == nil || strings.HasPrefix(filepath.Base(path), ".")
+}
+
 // enter decides whether what is in a folder counts.
 func enter(packages map[string]bool, path, name string) error {
 	if name == "." {
 		return nil
 	}
-	_, err := os.Stat(filepath.Join(path, "go.mod"))
-	if err == nil || strings.HasPrefix(filepath.Base(path), ".") || strings.HasSuffix(name, "testdata/rapid") {
+	if other(path) || strings.HasSuffix(name, "testdata/rapid") {
 		return fs.SkipDir
 	}
 	code, err := filepath.Glob(filepath.Join(path, "*.go"))

@@ -44,3 +44,16 @@ func TestDigest(t *testing.T) {
 	_, err := Digest(filepath.Join(root, "nowhere"))
 	require.ErrorContains(t, err, "what the tests are of: ")
 }
+
+func TestTestFiles(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	for _, name := range []string{"go.mod", "a/a_test.go", "a/b/b_test.go", "a/b/b.go", "a/testdata/c_test.go", ".git/d_test.go", "report/go.mod", "report/e_test.go"} {
+		name = filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, nil, 0o644))
+	}
+	files, err := TestFiles(root)
+	require.NoError(t, err)
+	require.Equal(t, []string{filepath.Join(root, "a/a_test.go"), filepath.Join(root, "a/b/b_test.go")}, files)
+}
