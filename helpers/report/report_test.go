@@ -14,6 +14,7 @@ import (
 
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/results"
+	"github.com/vital-health/tenancy/schema"
 )
 
 const box = "success-criteria/security/rls-policies-enforce-data-isolation"
