@@ -50,7 +50,8 @@ func run(ctx context.Context, folder, only string) (ok bool, err error) {
 	if _, err := schema.All(); err != nil {
 		return false, err
 	}
-	g := gate{ctx: ctx, report: folder, out: os.Stdout, env: append(os.Environ(), golden.ReportVariable+"="+filepath.Join(folder, differences))}
+	g := gate{ctx: ctx, report: folder, out: os.Stdout,
+		env: append(os.Environ(), golden.ReportVariable+"="+filepath.Join(folder, differences))}
 	if err := g.clear(); err != nil {
 		return false, err
 	}

@@ -52,8 +52,9 @@ type stage struct {
 
 // collect takes in everything, and judges it.
 func collect(s source, now time.Time) (r *report, p *pictures, err error) {
-	r, p = &report{Format: 1, Generated: now.UTC().Truncate(time.Second), SchemaDir: os.Getenv(schema.DirVariable), Tests: []pkg{}, Failures: []failure{}, NotRun: []string{}, Missing: []missing{}}, &pictures{}
+	r, p = &report{Format: 1, Generated: now.UTC().Truncate(time.Second), SchemaDir: os.Getenv(schema.DirVariable)}, &pictures{}
 	r.Verdict.Reasons, r.Verdict.Warnings = []string{}, []string{}
+	r.Tests, r.Failures, r.NotRun, r.Missing = []pkg{}, []failure{}, []string{}, []missing{}
 	if err := r.ofSchema(); err != nil {
 		return nil, nil, err
 	}
@@ -212,7 +213,9 @@ func (r *report) ofTests(tests []results.Test, all []string) error {
 	if n := len(r.NotRun); n > 0 {
 		r.because("%s not run (%s)", count(n, "test was", "tests were"), some(r.NotRun, 3))
 	}
-	r.Server, r.Machine, r.Leaks = strings.Join(said[results.Server], "; "), strings.Join(said[results.Machine], "; "), strings.Join(said[results.Leaks], "; ")
+	for key, into := range map[string]*string{results.Server: &r.Server, results.Machine: &r.Machine, results.Leaks: &r.Leaks} {
+		*into = strings.Join(said[key], "; ")
+	}
 	return nil
 }
 

@@ -160,7 +160,8 @@ func (r *report) judge(signed, unsigned int) {
 		r.because("%s that no test has found", count(r.Mutants.Survived, "mistake was made", "mistakes were made"))
 	}
 	if r.Mutants != nil && r.Mutants.Unknown > 0 {
-		r.because("%s of which nothing is known: the tests did not run as they should", count(r.Mutants.Unknown, "mistake was made", "mistakes were made"))
+		r.because("%s of which nothing is known: the tests did not run as they should",
+			count(r.Mutants.Unknown, "mistake was made", "mistakes were made"))
 	}
 	for _, over := range r.Measurements.liveOver() {
 		r.because("over its budget while the migrations run: %s", over)
@@ -180,7 +181,8 @@ func (r *report) judge(signed, unsigned int) {
 		warn("the SQL is that of a folder (SCHEMA_DIR), where it differs from the project's own")
 	}
 	if slow := r.Measurements.slow(); len(slow) > 0 {
-		warn("%s slower than the checklist's budget, which PERF_BUDGET_SCALE has multiplied (%s)", count(len(slow), "benchmark is", "benchmarks are"), some(slow, 3))
+		warn("%s slower than the checklist's budget, which PERF_BUDGET_SCALE has multiplied (%s)",
+			count(len(slow), "benchmark is", "benchmarks are"), some(slow, 3))
 	}
 	if l := r.Measurements.Live; l != nil && l.Scale > 1 {
 		warn("what users wait for was allowed to be %g times its budget (PERF_BUDGET_SCALE)", l.Scale)
