@@ -163,7 +163,7 @@ func (h *history) learn(m mutant, u unit, kill bool) {
 // home is where the tests of a phase are.
 var home = map[schema.Phase][]string{
 	schema.Phase1: {"phases_test/schema", "phases_test/rollback"}, schema.Phase2: {"phases_test/backfill", "phases_test/messy"},
-	schema.Phase3: {"phases_test/constraints", "perf_test"}, schema.Phase4: {"rls_test"},
+	schema.Phase3: {"phases_test/constraints", "perf_test", "rls_test"}, schema.Phase4: {"rls_test"},
 }
 
 // repeating are the units that compare policies with how they are written.
