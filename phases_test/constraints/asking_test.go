@@ -12,14 +12,18 @@ import (
 )
 
 // calls are the functions of the checklist as somebody calls them about a user; $1 is the user.
-var calls = map[string]string{
-	"get_accessible_agents":             `select count(*) from public.get_accessible_agents($1)`,
-	"get_user_accessible_organizations": `select count(*) from public.get_user_accessible_organizations($1)`,
-	"get_accessible_prompts":            `select count(*) from public.get_accessible_prompts($1, 10)`,
-	"search_agents":                     `select count(*) from public.search_agents($1, '{labels}')`,
-	"search_knowledge_documents":        `select count(*) from public.search_knowledge_documents($1, 'labels')`,
-	"can_user_access_resource":          `select public.can_user_access_resource($1, '` + fixtures.PlatformID + `', 'platform')`,
-}
+var calls = func() map[string]string {
+	all := map[string]string{
+		"get_user_accessible_organizations": `select count(*) from public.get_user_accessible_organizations($1)`,
+		"search_agents":                     `select count(*) from public.search_agents($1, '{labels}')`,
+		"search_knowledge_documents":        `select count(*) from public.search_knowledge_documents($1, 'labels')`,
+		"can_user_access_resource":          `select public.can_user_access_resource($1, '` + fixtures.PlatformID + `', 'platform')`,
+	}
+	for _, table := range resourceTables {
+		all["get_accessible_"+table] = `select count(*) from public.get_accessible_` + table + `($1, 10)`
+	}
+	return all
+}()
 
 func testWhoMayAsk(t *testing.T) {
 	t.Parallel()
@@ -188,6 +192,13 @@ func testSwitchedOff(t *testing.T) {
 				for _, agent := range test.stays {
 					require.True(t, has(t, tx, fixtures.Alice, agent), "Alice lost %s", agent.Name)
 				}
+				require.Empty(t, collect[string](t, tx, `
+					select a.name::text
+					from public.agents a
+					left join public.get_accessible_agents($1) l on l.agent_id = a.id
+					where a.deleted_at is null and a.status = 'active'
+					  and public.can_user_access_resource($1, a.owner_organization_id, a.sharing_scope) <> (l.agent_id is not null)`, fixtures.Alice.ID),
+					"the list and can_user_access_resource() say the same")
 				require.Equal(t, test.level, collect[string](t, tx, `select organization_type::text from public.get_user_accessible_organizations($1)`, fixtures.Alice.ID))
 			})
 		}

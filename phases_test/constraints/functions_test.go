@@ -1,6 +1,7 @@
 package constraints_test
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/actor"
 	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/pgtest"
 )
 
 // SQLSTATEs.
@@ -190,15 +192,38 @@ func testEachUser(t *testing.T) {
 			require.Equal(t, expected(fixtures.Alice), ask(t, tx, fixtures.Alice))
 		})
 	})
+	t.Run("is of these organizations and audiences for the policies, each once", func(t *testing.T) { policiesHear(t, db) })
+	t.Run("hears of no role that it had, where it sees the organization all the same", func(t *testing.T) {
+		do(t, db, actor.Service(), func(tx pgx.Tx) {
+			_, err := tx.Exec(t.Context(), `
+				insert into public.user_organizations (user_id, organization_id, role, is_active)
+				select $1, id, 'admin', false from public.organizations where id = any ($2)`, fixtures.Alice.ID, []string{fixtures.PlatformID, fixtures.Pharmaceuticals.ID})
+			require.NoError(t, err)
+			require.Equal(t, expected(fixtures.Alice), ask(t, tx, fixtures.Alice))
+		})
+	})
+	t.Run("hears of its organizations from the platform down, and of one level by name", func(t *testing.T) {
+		do(t, db, actor.Service(), func(tx pgx.Tx) {
+			// Neither by all of their names, nor as they are stored.
+			for _, o := range []struct{ id, name string }{{fixtures.Novartis.ID, "B"}, {fixtures.Pfizer.ID, "A"}, {fixtures.Pharmaceuticals.ID, "C"}, {fixtures.PlatformID, "D"}} {
+				_, err := tx.Exec(t.Context(), `update public.organizations set name = $1 where id = $2`, o.name, o.id)
+				require.NoError(t, err)
+			}
+			require.Equal(t, []string{"D", "C", "A", "B"}, collect[string](t, tx, `select organization_name from public.get_user_accessible_organizations($1)`, fixtures.Max.ID))
+		})
+	})
 	t.Run("is described in full", func(t *testing.T) {
 		do(t, db, actor.User(fixtures.Alice.ID), func(tx pgx.Tx) {
-			require.Equal(t, []string{
-				"Novartis RA Agent tier_3 organization " + fixtures.Novartis.ID + " organization-private",
-				"Pharma-wide Agent tier_3 tenant " + fixtures.Pfizer.ID + " tenant-wide",
-				"Platform-wide Agent tier_3 platform " + fixtures.PlatformID + " platform-wide",
-			}, collect[string](t, tx, `
-				select concat_ws(' ', agent_name, agent_display_name, tier, sharing_scope, owner_organization_id, access_reason)
-				from public.get_accessible_agents($1) where agent_name in ('Novartis RA Agent', 'Pharma-wide Agent', 'Platform-wide Agent')`, fixtures.Alice.ID))
+			for _, limit := range []any{nil, 1000} {
+				require.Equal(t, []string{
+					"Novartis RA Agent tier_3 organization " + fixtures.Novartis.ID + " organization-private",
+					"Pharma-wide Agent tier_3 tenant " + fixtures.Pfizer.ID + " tenant-wide",
+					"Platform-wide Agent tier_3 platform " + fixtures.PlatformID + " platform-wide",
+				}, collect[string](t, tx, `
+					select concat_ws(' ', agent_name, agent_display_name, tier, sharing_scope, owner_organization_id, access_reason)
+					from public.get_accessible_agents($1, $2) where agent_name in ('Novartis RA Agent', 'Pharma-wide Agent', 'Platform-wide Agent')`,
+					fixtures.Alice.ID, limit))
+			}
 			require.Equal(t, []string{
 				"VITAL Expert Platform vital-platform platform 1",
 				"Pharmaceuticals pharma tenant " + fixtures.PlatformID + " 2",
@@ -215,6 +240,47 @@ func testEachUser(t *testing.T) {
 				from public.get_user_accessible_organizations($1)`, fixtures.Alice.ID))
 		})
 	})
+}
+
+// policiesHear compares what the policies hear of users and organizations with the fixtures. One NULL too many among those that
+// are suspended, and nobody would read anything.
+func policiesHear(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	elements := func(tx pgx.Tx, call string, args ...any) []string {
+		return collect[string](t, tx, `select coalesce(e::text, 'NULL') from unnest(`+call+`) as e order by 1`, args...)
+	}
+	sorted := func(set map[string]bool) []string { return append([]string{}, slices.Sorted(maps.Keys(set))...) }
+	shared := func(id string) string { return id[:14] + "f" + id[15:] } // as authz.shared_key() says
+	tx, err := db.Owner.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	for _, user := range fixtures.Users {
+		members, audiences := map[string]bool{}, map[string]bool{shared(fixtures.PlatformID): true}
+		for id := range memberships(user) {
+			members[id], audiences[id] = true, true
+			if tenant := tenantOf(id); tenant != nil {
+				audiences[shared(*tenant)] = true
+			}
+		}
+		require.Equal(t, sorted(members), elements(tx, `authz.organizations_of($1, '{admin,member,viewer}')`, user.ID), user.Name)
+		require.Equal(t, sorted(audiences), elements(tx, `authz.audiences_of($1)`, user.ID), user.Name)
+		require.Equal(t, sorted(visible(user)), elements(tx, `authz.visible_organizations_of($1)`, user.ID), user.Name)
+	}
+	suspended := map[string]bool{}
+	for id := range organizations() {
+		if !live(id) {
+			suspended[id] = true
+		}
+	}
+	require.Equal(t, sorted(suspended), elements(tx, `authz.suspended_organizations()`))
+	// The platform is above tenants, and does not take them along; and a tenant may have none below it.
+	empty := collect[string](t, tx, `
+		insert into public.organizations (name, slug, organization_type, parent_organization_id, is_active)
+		select 'Empty', 'empty', 'tenant', $1, false returning id::text`, fixtures.PlatformID)[0]
+	_, err = tx.Exec(t.Context(), `update public.organizations set is_active = false where id = $1`, fixtures.PlatformID)
+	require.NoError(t, err)
+	suspended[empty], suspended[fixtures.PlatformID] = true, true
+	require.Equal(t, sorted(suspended), elements(tx, `authz.suspended_organizations()`))
 }
 
 func testAccessibleAgents(t *testing.T) {

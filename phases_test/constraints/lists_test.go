@@ -56,6 +56,15 @@ func testLists(t *testing.T) {
 					defer savepoint(t, tx)()
 					refused(t, tx, list, []any{fixtures.Alice.ID, -1}, invalidLimit)
 				})
+				t.Run("leaves out what is deleted", func(t *testing.T) {
+					defer savepoint(t, tx)()
+					want := accessibleRows(fixtures.Alice, table)
+					_, err := tx.Exec(t.Context(), `update public.`+table+` set deleted_at = now() where id = $1`, want[0])
+					require.NoError(t, err)
+					for _, limit := range []any{nil, 1000} {
+						require.Equal(t, want[1:], collect[string](t, tx, list, fixtures.Alice.ID, limit))
+					}
+				})
 			})
 		})
 	}
@@ -108,10 +117,10 @@ func testSearch(t *testing.T) {
 			require.Equal(t, []string{fixtures.NovartisDocument.ID}, collect[string](t, tx, search, fixtures.Alice.ID, fixtures.NovartisDocument.Name, nil), "by its title")
 			require.Empty(t, collect[string](t, tx, search, fixtures.Alice.ID, "tiger", nil))
 			require.Empty(t, collect[string](t, tx, search, nil, "zebra", nil))
-			require.Equal(t, accessibleRows(fixtures.Alice, "knowledge_documents")[:1], collect[string](t, tx, search, fixtures.Alice.ID, strings.Repeat("zebra ", 166), 1))
+			require.Equal(t, accessibleRows(fixtures.Alice, "knowledge_documents")[:1], collect[string](t, tx, search, fixtures.Alice.ID, strings.Repeat("zebra ", 166)+"    ", 1), "1000 characters")
 			for code, args := range map[string][]any{
 				invalidLimit:     {fixtures.Alice.ID, "zebra", -1},
-				invalidParameter: {fixtures.Alice.ID, strings.Repeat("zebra ", 167), 1},
+				invalidParameter: {fixtures.Alice.ID, strings.Repeat("zebra ", 166) + "     ", 1},
 			} {
 				undo := savepoint(t, tx)
 				refused(t, tx, search, args, code)
