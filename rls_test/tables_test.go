@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -226,7 +227,8 @@ func testAudit(t *testing.T) {
 		return found
 	}
 	alice, adam := fixtures.Alice.ID, fixtures.Adam.ID
-	agent, conversation := fixtures.NovartisAgent, fixtures.AliceConversation
+	agent, conversation, message := fixtures.NovartisAgent, fixtures.AliceConversation, fixtures.Messages[0]
+	require.Equal(t, conversation.ID, message.ConversationID)
 	require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
 		sessions[backend] = tx
 		return as(fixtures.Alice).Do(t, db, func(tx pgx.Tx) error {
@@ -251,6 +253,8 @@ func testAudit(t *testing.T) {
 						map[string]any{"title": "(private)", "status": "active"}, map[string]any{"title": "(private)", "status": "archived"}}},
 				"a promotion": {fixtures.Adam, `update public.user_organizations set role = 'admin' where user_id = '` + alice + `'`,
 					record{"UPDATE", "user_organizations", "", &adam, "authenticated", map[string]any{"role": "member"}, map[string]any{"role": "admin"}}},
+				"that a message has other words, and not which": {service, `update public.messages set content = 'Secret' where id = '` + message.ID + `'`,
+					record{"UPDATE", "messages", message.ID, nil, "service_role", map[string]any{"content": "(private)"}, map[string]any{"content": "(private)"}}},
 				"what the backend changes, by whom nobody knows": {service, `update public.agents set name = 'New' where id = '` + agent.ID + `'`,
 					record{"UPDATE", "agents", agent.ID, nil, "service_role", map[string]any{"name": agent.Name}, map[string]any{"name": "New"}}},
 			} {
@@ -277,6 +281,8 @@ func testAudit(t *testing.T) {
 					"SOFT_DELETE", "agents", &alice, map[string]any{"deleted_at": nil}, nil},
 				"a deletion, with all that was there": {service, `delete from public.agents where id = '` + fixtures.NovartisDraft.ID + `'`,
 					"DELETE", "agents", nil, map[string]any{"name": fixtures.NovartisDraft.Name, "created_by": alice}, nil},
+				"a message that is deleted, without its words": {service, `delete from public.messages where id = '` + message.ID + `'`,
+					"DELETE", "messages", nil, map[string]any{"content": "(private)", "role": "user", "conversation_id": conversation.ID}, nil},
 				"a member's end": {fixtures.Adam, `delete from public.user_organizations where user_id = '` + alice + `'`,
 					"DELETE", "user_organizations", &adam, map[string]any{"user_id": alice, "role": "member"}, nil},
 				"what an admin may not read of his organization": {service, `update public.organizations set name = 'Novartis AG', settings = '{"key": "Secret"}', domain = 'Secret' where id = '` + fixtures.Novartis.ID + `'`,
@@ -295,6 +301,23 @@ func testAudit(t *testing.T) {
 					require.NotContains(t, string(text), "Secret")
 				})
 			}
+			t.Run("another id makes two rows of one: what there was, and what there is", func(t *testing.T) {
+				draft, id := fixtures.NovartisDraft, "ffffffff-0000-4000-8000-000000000000"
+				found := records(t, service, `update public.agents set id = '`+id+`' where id = '`+draft.ID+`'`)
+				require.Len(t, found, 2)
+				slices.SortFunc(found, func(a, b record) int { return strings.Compare(a.ID, b.ID) })
+				was, is := found[0], found[1]
+				require.Equal(t, []string{"UPDATE", draft.ID, "UPDATE", id}, []string{was.Action, was.ID, is.Action, is.ID})
+				require.Subset(t, was.Old, map[string]any{"id": draft.ID, "name": draft.Name, "created_by": alice, "deleted_at": nil})
+				nothing := map[string]any{}
+				for column := range was.Old {
+					nothing[column] = nil
+				}
+				require.Equal(t, nothing, was.New)
+				require.Equal(t, nothing, is.Old)
+				was.Old["id"] = id
+				require.Equal(t, was.Old, is.New)
+			})
 			t.Run("what changes nothing leaves no record", func(t *testing.T) {
 				require.Empty(t, records(t, fixtures.Alice, `update public.agents set name = name where id = '`+agent.ID+`'`))
 			})

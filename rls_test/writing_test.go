@@ -198,6 +198,16 @@ func testWriting(t *testing.T) {
 			return nil
 		}))
 	})
+	t.Run("of a table that this database does not have, nothing is deleted", func(t *testing.T) {
+		t.Parallel()
+		tx, err := db.Owner.Begin(t.Context())
+		require.NoError(t, err)
+		defer tx.Rollback(t.Context())
+		_, err = tx.Exec(t.Context(), `insert into tenancy.classified_table (table_name, class) values ('nowhere', 'resource')`)
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), softDelete("nowhere", fixtures.NovartisAgent.ID))
+		require.ErrorContains(t, err, "there is no resource type 'nowhere' (SQLSTATE 22023)")
+	})
 	t.Run("in every resource table", func(t *testing.T) {
 		t.Parallel()
 		steps := map[string]step{}
