@@ -128,7 +128,7 @@ var contract = map[string]rule{
 	"a view reads as its reader, or sees to it by itself [security_definer_view]": {`
 		select c.oid::regclass::text, case when not coalesce(c.reloptions @> '{security_invoker=true}', false)
 				-- It reads a materialised view, which has no policies, and filters by who reads it.
-				and not (c.relname = 'organization_stats' and c.reloptions @> '{security_barrier=true}' and pg_get_viewdef(c.oid) ~ 'authz.member_organizations\(\)')
+				and not (c.relname = 'organization_stats' and coalesce(c.reloptions @> '{security_barrier=true}', false) and pg_get_viewdef(c.oid) ~ 'authz.member_organizations\(\)')
 			then format('view %s reads as its owner, whom no policy holds: alter view %1$s set (security_invoker = true)', c.oid::regclass) end
 		from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind = 'v'`,
 		`create view public.mutant as select * from public.agents`,
