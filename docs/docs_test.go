@@ -68,6 +68,26 @@ func TestDocuments(t *testing.T) {
 	require.Contains(t, read(t, "schema.svg"), "<!-- of "+document.Sum(s.DOT())+" -->", "docs/schema.svg is not what the database is: run make docs")
 }
 
+func TestReadMatrix(t *testing.T) {
+	t.Parallel()
+	const text = "# Who may.\n\n\"A \"quoted\" agent\" of Novartis (organization scope)\n    alice@novartis.com  reads, changes  made it\n\n\"B\"\n    nobody: it is deleted\n"
+	rows, err := document.ReadMatrix(text)
+	require.NoError(t, err)
+	require.Equal(t, []document.Row{
+		{Name: `A "quoted" agent`, Of: "Novartis (organization scope)", May: []document.Grant{{User: "alice@novartis.com", Verbs: "reads, changes", Why: "made it"}}},
+		{Name: "B", May: []document.Grant{}, Nobody: "it is deleted"},
+	}, rows)
+	require.Equal(t, "made it", rows[0].Grant("alice@novartis.com").Why)
+	require.Nil(t, rows[0].Grant("bob@pfizer.com"))
+	for wanted, text := range map[string]string{
+		"line 1 of the access matrix: want a row's name first":                    "    alice@novartis.com  reads  made it\n",
+		"line 2 of the access matrix is neither a row, nor who may do what to it": "\"A\"\n    alice reads\n",
+	} {
+		_, err := document.ReadMatrix(text)
+		require.ErrorContains(t, err, wanted)
+	}
+}
+
 // What the table of the checklist's SQL names is there.
 func TestChecklistSQL(t *testing.T) {
 	t.Parallel()

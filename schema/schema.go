@@ -174,6 +174,12 @@ func Maintenance() (make, remove File, err error) {
 	return make, remove, err
 }
 
+// Access returns what is declared beside p's migration: who gains (+) and who loses (-) what by it.
+func Access(p Phase) (string, error) {
+	f, err := readOf(declared, "access/"+p.String()+".txt")
+	return f.SQL, err
+}
+
 // All returns every file, in the order of their names.
 func All() ([]File, error) {
 	var all []File
@@ -226,8 +232,10 @@ func digest(files []File) string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// read returns the file of that name from SCHEMA_DIR if it is there, else the embedded one.
-func read(file string) (File, error) {
+func read(file string) (File, error) { return readOf(embedded, file) }
+
+// readOf returns the file of that name from SCHEMA_DIR if it is there, else the one of those that are embedded.
+func readOf(files embed.FS, file string) (File, error) {
 	if dir := os.Getenv(DirVariable); dir != "" {
 		if err := checkOverlay(dir); err != nil {
 			return File{}, fmt.Errorf("%s=%s: %w", DirVariable, dir, err)
@@ -241,9 +249,9 @@ func read(file string) (File, error) {
 			return File{}, fmt.Errorf("read schema file: %w", err)
 		}
 	}
-	sql, err := embedded.ReadFile(file)
+	sql, err := files.ReadFile(file)
 	if err != nil {
-		return File{}, fmt.Errorf("no schema file %q: known are %s", file, strings.Join(known(embedded), ", "))
+		return File{}, fmt.Errorf("no schema file %q: known are %s", file, strings.Join(known(files), ", "))
 	}
 	return File{Path: file, Origin: "schema/" + file, SQL: string(sql)}, nil
 }

@@ -3,6 +3,7 @@ package schema_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -52,6 +53,16 @@ func TestDir(t *testing.T) {
 		f, err := schema.Migration(schema.Phase1)
 		require.NoError(t, err)
 		require.Equal(t, embedded, f)
+	})
+	t.Run("what is declared beside a migration is the folder's, too", func(t *testing.T) {
+		ours, err := schema.Access(schema.Phase4)
+		require.NoError(t, err)
+		first, _, _ := strings.Cut(ours, ",")
+		require.Equal(t, "# Who may do what to which row after phase4", first)
+		overlay(t, migration, "access/phase4.txt")
+		theirs, err := schema.Access(schema.Phase4)
+		require.NoError(t, err)
+		require.Equal(t, "select 1;", theirs)
 	})
 	t.Run("another text is another hash", func(t *testing.T) {
 		overlay(t, migration)

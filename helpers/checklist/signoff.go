@@ -21,7 +21,7 @@ import (
 // each, as spreadsheets write them. Whoever has seen to a box fills in the other columns:
 //
 //	id,who,role,date,evidence
-//	post-migration-tasks/team-training/support-team-aware-of-changes,Jane Doe,Head of Support,2025-12-03,https://wiki.example/training
+//	post-migration-tasks/team-training/support-team-aware-of-changes,Alice,Head of Support,2025-12-03,https://wiki.example/training
 const SignOffFile = "docs/sign-off.csv"
 
 var signOffColumns = []string{"id", "who", "role", "date", "evidence"}

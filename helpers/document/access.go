@@ -103,40 +103,26 @@ func readable(expression string) string {
 	return b.String()
 }
 
-var (
-	subquery = regexp.MustCompile(`\( SELECT ([\w.]+\(\)) AS \w+\)`)
-
-	thing = regexp.MustCompile(`^"(.*)" of (.*)$`)
-	may   = regexp.MustCompile(`^    (\S+@\S+) +(reads|changes|reads, changes) +(.*)$`)
-)
+var subquery = regexp.MustCompile(`\( SELECT ([\w.]+\(\)) AS \w+\)`)
 
 // Example is a table of who does what with some rows of an access matrix.
 func Example(matrix string, users, things []string) (string, error) {
-	cells := map[string]map[string]string{} // by thing, by user
-	title, of := "", map[string]string{}
-	for text := range strings.Lines(matrix) {
-		text = strings.TrimRight(text, "\n")
-		if m := thing.FindStringSubmatch(text); m != nil {
-			title = m[1]
-			of[title] = m[2]
-			cells[title] = map[string]string{}
-		}
-		if m := may.FindStringSubmatch(text); m != nil {
-			cells[title][m[1]] = fmt.Sprintf("%s: %s", m[2], m[3])
-		}
+	rows, err := ReadMatrix(matrix)
+	if err != nil {
+		return "", err
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "| | %s |\n| --- |%s\n", strings.Join(users, " | "), strings.Repeat(" --- |", len(users)))
 	for _, name := range things {
-		row, ok := cells[name]
-		if !ok {
+		i := slices.IndexFunc(rows, func(r Row) bool { return r.Name == name })
+		if i < 0 {
 			return "", fmt.Errorf("the access matrix has no row for %q", name)
 		}
-		fmt.Fprintf(&b, "| **%s** of %s |", name, of[name])
+		fmt.Fprintf(&b, "| **%s** of %s |", name, rows[i].Of)
 		for _, user := range users {
-			said := row[user]
-			if said == "" {
-				said = "–"
+			said := "–"
+			if g := rows[i].Grant(user); g != nil {
+				said = g.Verbs + ": " + g.Why
 			}
 			fmt.Fprintf(&b, " %s |", cell(said))
 		}

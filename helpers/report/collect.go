@@ -79,7 +79,7 @@ func collect(s source, now time.Time) (r *report, p *pictures, err error) {
 	if r.Access, err = access(s.root); err != nil {
 		return nil, nil, err
 	}
-	if r.Changes, err = changes(s.root); err != nil {
+	if r.Changes, err = changes(); err != nil {
 		return nil, nil, err
 	}
 	if r.Deviations, err = deviations(s.root, tests); err != nil {
@@ -102,17 +102,7 @@ func collect(s source, now time.Time) (r *report, p *pictures, err error) {
 	if p.Hierarchy, err = hierarchy(); err != nil {
 		return nil, nil, err
 	}
-	signed, unsigned := 0, 0
-	for _, q := range r.Requirements {
-		if q.Kind == checklist.Manual {
-			if q.Signed != nil {
-				signed++
-			} else {
-				unsigned++
-			}
-		}
-	}
-	r.judge(signed, unsigned)
+	r.judge()
 	return r, p, r.stamp()
 }
 

@@ -125,7 +125,7 @@ func (r *report) because(format string, args ...any) {
 }
 
 // judge says whether the evidence is that all holds, and if not, why.
-func (r *report) judge(signed, unsigned int) {
+func (r *report) judge() {
 	warn := func(format string, args ...any) {
 		r.Verdict.Warnings = append(r.Verdict.Warnings, fmt.Sprintf(format, args...))
 	}
@@ -142,10 +142,15 @@ func (r *report) judge(signed, unsigned int) {
 	if passed == 0 {
 		r.because("no test has passed")
 	}
-	unproven := 0
+	unproven, signed, unsigned := 0, 0, 0
 	for _, q := range r.Requirements {
-		if q.State == failed && q.Kind != checklist.Parts {
+		switch {
+		case q.Kind == checklist.Automated && q.State == failed:
 			unproven++
+		case q.Kind == checklist.Manual && q.Signed != nil:
+			signed++
+		case q.Kind == checklist.Manual:
+			unsigned++
 		}
 	}
 	if unproven > 0 {

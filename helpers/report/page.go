@@ -9,6 +9,7 @@ import (
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/checklist"
+	"github.com/vital-health/tenancy/helpers/document"
 	"github.com/vital-health/tenancy/helpers/results"
 )
 
@@ -25,9 +26,8 @@ var functions = template.FuncMap{
 	"anchor": anchor,
 	"title":  title,
 	"code":   code,
-	"users":  func(t table) []fixtures.User { return columns(t) },
+	"users":  columns,
 	"first":  func(email string) string { name, _, _ := strings.Cut(email, "@"); return name },
-	"grant":  func(r row, email string) *grant { return granted(r, email) },
 	"sign":   sign,
 	"lines":  func(text string) []string { return strings.Split(text, "\n") },
 	"below":  func(id string) int { return max(0, strings.Count(id, "/")-1) },
@@ -136,20 +136,11 @@ func code(text string) template.HTML {
 // columns are the people who may do something to a row of the table, in the order of the fixtures.
 func columns(t table) (users []fixtures.User) {
 	for _, u := range fixtures.Users {
-		if slices.ContainsFunc(t.Rows, func(r row) bool { return granted(r, u.Email) != nil }) {
+		if slices.ContainsFunc(t.Rows, func(r document.Row) bool { return r.Grant(u.Email) != nil }) {
 			users = append(users, u)
 		}
 	}
 	return users
-}
-
-func granted(r row, email string) *grant {
-	for i := range r.May {
-		if r.May[i].User == email {
-			return &r.May[i]
-		}
-	}
-	return nil
 }
 
 // sign is what stands for verbs in a narrow column.

@@ -123,7 +123,7 @@ func TestVerdict(t *testing.T) {
 			require.Equal(t, checklist.Manual, below.Kind)
 			stateOf := func() state { return (&report{Requirements: requirements(nil, signed)}).box(above.ID).State }
 			require.Equal(t, open, stateOf())
-			signed = append(signed, checklist.SignOff{ID: below.ID, Who: "Jane Doe"})
+			signed = append(signed, checklist.SignOff{ID: below.ID, Who: "Alice"})
 			if len(signed) == len(above.Below()) {
 				require.Equal(t, signOf, stateOf())
 			}
