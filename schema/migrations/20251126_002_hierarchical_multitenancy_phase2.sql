@@ -600,7 +600,8 @@ as $$
 declare
     relation constant regclass := 'public.' || quote_ident(p_table);
     pages constant bigint := pg_relation_size(relation) / current_setting('block_size')::integer;
-    stretches constant bigint := ceil(pages / 2048.0);
+    pages_each constant bigint := 2048; -- of a stretch
+    stretches constant bigint := ceil(pages::numeric / pages_each);
     has_scope constant boolean := exists (
         select from tenancy.classified_table c where c.table_name = p_table and c.class = 'resource'
     );
@@ -696,7 +697,7 @@ begin
         -- The last time everywhere: what the application has changed meanwhile may have come to lie behind.
         over := stretch = stretches;
         place := case when over then 'true'
-            else format('r.ctid >= ''(%s,0)'' and r.ctid < ''(%s,0)''', stretch * 2048, (stretch + 1) * 2048) end;
+            else format('r.ctid >= ''(%s,0)'' and r.ctid < ''(%s,0)''', stretch * pages_each, (stretch + 1) * pages_each) end;
         if has_tenant_id and not over then
             execute format('select exists (select from %s r, public.organizations o where %s and %s)', relation, usual, place)
                 into begun;
