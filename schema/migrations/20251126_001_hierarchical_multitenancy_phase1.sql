@@ -345,9 +345,8 @@ create or replace function tenancy.set_audience() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-    if tg_op = 'UPDATE'
-        and (new.owner_organization_id, new.sharing_scope, new.owner_tenant_id, new.audience_key)
-            is not distinct from (old.owner_organization_id, old.sharing_scope, old.owner_tenant_id, old.audience_key) then
+    if (new.owner_organization_id, new.sharing_scope, new.owner_tenant_id, new.audience_key)
+        is not distinct from (old.owner_organization_id, old.sharing_scope, old.owner_tenant_id, old.audience_key) then
         return new;
     end if;
     new.owner_tenant_id := (
@@ -361,17 +360,14 @@ $$;
 -- Two generations of the application at once ----------------------------------------------------------------------
 -- The old one writes tenant_id and the flags is_public and is_tenant_shared, the new one owner_organization_id and
 -- sharing_scope; each finds what the other wrote. Only a scope does not become a flag: until phase 4 the old policies
--- rule, and the flags are what they go by.
+-- rule, and the flags are what they go by. On INSERT, old is a row of NULLs: one without an owner and without flags.
 
 -- Where both an owner and a tenant_id are given, the owner is meant: only the new application knows it.
 create or replace function tenancy.keep_owner_in_step() returns trigger
 language plpgsql set search_path = ''
 as $$
 begin
-    if tg_op = 'INSERT' then
-        new.owner_organization_id := coalesce(new.owner_organization_id, new.tenant_id);
-        new.tenant_id := coalesce(new.owner_organization_id, new.tenant_id);
-    elsif new.owner_organization_id is distinct from old.owner_organization_id then
+    if new.owner_organization_id is distinct from old.owner_organization_id then
         new.tenant_id := new.owner_organization_id;
     elsif new.tenant_id is distinct from old.tenant_id then
         new.owner_organization_id := new.tenant_id;
@@ -434,7 +430,7 @@ as $$
 declare
     flagged public.sharing_scope_type := tenancy.legacy_scope(new);
 begin
-    if tg_op = 'INSERT' and flagged <> 'organization' or tg_op = 'UPDATE' and flagged <> tenancy.legacy_scope(old) then
+    if flagged <> tenancy.legacy_scope(old) then
         new.sharing_scope := flagged;
     elsif tg_op = 'INSERT' or new.owner_organization_id is not distinct from old.owner_organization_id then
         return new;
