@@ -115,7 +115,8 @@ func (s *suite) run(ctx context.Context, u unit, folder string) (ending, string)
 	}
 	cmd := exec.CommandContext(ctx, s.program(u.Package), args...)
 	cmd.Dir = filepath.Join(s.root, u.Package)
-	cmd.Env = append(os.Environ(), "SCHEMA_DIR="+folder, "RAPID_NOFAILFILE=1")
+	// That something is found is enough: nobody reads the shortest way to it.
+	cmd.Env = append(os.Environ(), "SCHEMA_DIR="+folder, "RAPID_NOFAILFILE=1", "RAPID_SHRINKTIME=0s")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()

@@ -150,6 +150,8 @@ func testLockTables(t *testing.T) {
 
 	t.Run("those that others refer to come last", func(t *testing.T) {
 		require.NoError(t, m.call(t, lock))
+		first := slices.IndexFunc(m.heard, func(notice string) bool { return strings.HasPrefix(notice, "waits") })
+		require.Contains(t, m.heard[first], ", and has {}", "the first is not waited for without end either")
 		var order, before []string
 		for _, notice := range m.heard {
 			_, held, _ := strings.Cut(notice, ", and has {")
