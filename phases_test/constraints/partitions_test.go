@@ -5,10 +5,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
 )
 
@@ -122,6 +124,23 @@ func testPartitions(t *testing.T) {
 		refused(t, tx, `select audit.make_partitions(6)`, nil, "55P03")
 		require.Equal(t, []int{0}, collect[int](t, db.Owner, `select audit.make_partitions(1)`), "with nothing to do, it waits for nobody")
 	})
+	// A row that somebody wrote between the two would be of the new month, and the default partition would still have it.
+	t.Run("nobody writes to the default partition from before its rows move until their month is there", func(t *testing.T) {
+		t.Parallel()
+		db := phase3(t)
+		collect[string](t, db.Owner, entry, ago(3))
+		// Whatever the statement finds: there may be no row to move.
+		phasetest.Exec(t, db, `
+			create function public.look() returns trigger language plpgsql as $$
+			begin
+				if not exists (select from pg_locks where pid = pg_backend_pid() and relation = tg_relid and mode = 'AccessExclusiveLock' and granted) then
+					raise exception 'others may write meanwhile';
+				end if;
+				return null;
+			end $$;
+			create trigger look before delete on audit.audit_logs_default for each statement execute function public.look()`)
+		require.Equal(t, []int{1}, collect[int](t, db.Owner, `select audit.make_partitions(1)`))
+	})
 	t.Run("what is older than seven years is detached, with its rows, where nobody but the owner gets", func(t *testing.T) {
 		t.Parallel()
 		db := phase3(t)
@@ -147,6 +166,48 @@ func testPartitions(t *testing.T) {
 		phasetest.Exec(t, db, `call audit.detach_partitions(interval '1 year')`)
 		require.Empty(t, collect[string](t, db.Owner, left), "sooner, if it is told so")
 	})
+	t.Run("the oldest goes first, so that what is left has no hole, and the session is left as it was", func(t *testing.T) {
+		t.Parallel()
+		db := phase3(t)
+		for _, years := range []int{9, 8, 11, 10} {
+			collect[string](t, db.Owner, entry, ago(years))
+			collect[int](t, db.Owner, `select audit.make_partitions(1)`)
+		}
+		var said []string
+		config := db.Config(t, pgtest.OwnerRole)
+		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { said = append(said, n.Message) }
+		conn, err := pgx.ConnectConfig(t.Context(), config)
+		require.NoError(t, err)
+		defer conn.Close(t.Context())
+		path := collect[string](t, conn, `show search_path`)
+		_, err = conn.Exec(t.Context(), `call audit.detach_partitions()`)
+		require.NoError(t, err)
+		want := []string{}
+		for _, years := range []int{11, 10, 9, 8} {
+			want = append(want, "detached audit."+named(ago(years)))
+		}
+		require.Equal(t, want, said)
+		require.Equal(t, path, collect[string](t, conn, `show search_path`))
+	})
+	t.Run("a month is old at the instant that its last row is", func(t *testing.T) {
+		t.Parallel()
+		db := phase3(t)
+		collect[string](t, db.Owner, entry, ago(8))
+		collect[int](t, db.Owner, `select audit.make_partitions(1)`)
+		// In UTC all days have 24 hours, and now() is the same instant in the argument as in the procedure.
+		conn := db.Connect(t, pgtest.OwnerRole)
+		_, err := conn.Exec(t.Context(), `set timezone = 'UTC'`)
+		require.NoError(t, err)
+		end := time.Date(ago(8).Year(), ago(8).Month()+1, 1, 0, 0, 0, 0, time.UTC)
+		for _, step := range []struct {
+			until time.Time
+			left  int
+		}{{end.Add(-time.Microsecond), 1}, {end, 0}} {
+			_, err := conn.Exec(t.Context(), `call audit.detach_partitions(now() - '`+step.until.Format(time.RFC3339Nano)+`')`)
+			require.NoError(t, err)
+			require.Equal(t, []int{step.left}, collect[int](t, conn, `select count(*) from public.audit_logs`), step.until)
+		}
+	})
 	t.Run("nothing is detached by mistake", func(t *testing.T) {
 		t.Parallel()
 		within(t, func(t *testing.T, tx pgx.Tx) {
@@ -156,5 +217,14 @@ func testPartitions(t *testing.T) {
 				undo()
 			}
 		})
+		db := phase3(t)
+		phasetest.Exec(t, db, `
+			create table public.readings (at timestamptz) partition by range (at);
+			create table public.audit_logs_200101 partition of public.readings default`)
+		before := collect[string](t, db.Owner, partitions)
+		phasetest.Exec(t, db, `call audit.detach_partitions(interval '1 month')`)
+		require.Equal(t, before, collect[string](t, db.Owner, partitions), "a month may be all that is kept")
+		require.Equal(t, []bool{true}, collect[bool](t, db.Owner, `select relispartition from pg_class where oid = 'public.audit_logs_200101'::regclass`),
+			"a namesake is another table's")
 	})
 }
