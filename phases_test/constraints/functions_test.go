@@ -30,6 +30,7 @@ func testFunctions(t *testing.T) {
 	t.Run("as each user", testEachUser)
 	t.Run("get_accessible_agents", testAccessibleAgents)
 	t.Run("Lists", testLists)
+	t.Run("Lists read little", testListsReadLittle)
 	t.Run("Search", testSearch)
 	t.Run("Who may ask", testWhoMayAsk)
 	t.Run("Hostile arguments", testHostileArguments)

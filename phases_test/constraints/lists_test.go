@@ -11,6 +11,7 @@ import (
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/phasetest"
 )
 
 // accessibleRows are the ids of a table's rows that a user may read, the last in the world first.
@@ -65,6 +66,54 @@ func testLists(t *testing.T) {
 						require.Equal(t, want[1:], collect[string](t, tx, list, fixtures.Alice.ID, limit))
 					}
 				})
+				t.Run("leaves out what a suspended organization shares", func(t *testing.T) {
+					defer savepoint(t, tx)()
+					want := accessibleRows(fixtures.Alice, table)
+					for owner, left := range map[string][]string{fixtures.Pfizer.ID: want, fixtures.SandozLegacy.ID: want[1:]} {
+						_, err := tx.Exec(t.Context(), `update public.`+table+` set owner_organization_id = $1, sharing_scope = 'platform' where id = $2`, owner, want[0])
+						require.NoError(t, err)
+						for _, limit := range []any{nil, 1000} {
+							require.Equal(t, left, collect[string](t, tx, list, fixtures.Alice.ID, limit), "shared by %s", owner)
+						}
+					}
+				})
+			})
+		})
+	}
+}
+
+// What a list reads does not show in what it returns, and is why it has two ways: all of it in one go, or of each audience
+// the first few, which an index has in this order, and then those that are left by their ids.
+func testListsReadLittle(t *testing.T) {
+	t.Parallel()
+	db := phase3(t)
+	for _, table := range resourceTables {
+		index := "public.idx_" + table + "_audience"
+		if table == "agents" {
+			index = "public.idx_agents_accessible"
+		}
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			phasetest.Exec(t, db, `update public.`+table+` set sharing_scope = 'platform'`)
+			phasetest.Exec(t, db, `vacuum public.`+table) // no index has what was there before
+			do(t, db, actor.Service(), func(tx pgx.Tx) {
+				// As where there are too many rows to read or sort all of them.
+				_, err := tx.Exec(t.Context(), `set local enable_seqscan = off; set local enable_sort = off`)
+				require.NoError(t, err)
+				entries := func() int {
+					return collect[int](t, tx, `select pg_stat_get_xact_tuples_returned($1::regclass)`, index)[0]
+				}
+				lookups := func() int {
+					return collect[int](t, tx, `select pg_stat_get_xact_numscans($1::regclass)`, "public."+table+"_pkey")[0]
+				}
+				list := `select 1 from public.get_accessible_` + table + `($1, $2)`
+
+				all := len(collect[int](t, tx, list, fixtures.Alice.ID, nil))
+				require.Zero(t, lookups(), "without a limit no row is looked up by its id")
+				before := entries()
+				require.Len(t, collect[int](t, tx, list, fixtures.Alice.ID, 1), 1)
+				require.Equal(t, 1, lookups(), "with a limit, those that are left")
+				require.Less(t, entries()-before, all, "and not all that there are are read")
 			})
 		})
 	}
