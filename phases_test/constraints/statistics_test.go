@@ -151,6 +151,16 @@ func testStatistics(t *testing.T) {
 			})
 		})
 	})
+	t.Run("say since when they are what they are", func(t *testing.T) {
+		tx, err := db.Owner.Begin(t.Context())
+		require.NoError(t, err)
+		defer tx.Rollback(t.Context())
+		const made = `select name || case when refreshed_at = now() then ' now' else ' before' end from tenancy.refreshed_statistics`
+		require.Equal(t, []string{"organization_stats before"}, collect[string](t, tx, made), "by the migration")
+		_, err = tx.Exec(t.Context(), `select public.refresh_organization_stats()`)
+		require.NoError(t, err)
+		require.Equal(t, []string{"organization_stats now"}, collect[string](t, tx, made))
+	})
 	t.Run("leave out an organization that is deleted", func(t *testing.T) {
 		t.Parallel()
 		do(t, phase3(t), actor.Service(), func(tx pgx.Tx) {

@@ -689,7 +689,6 @@ begin
             select date_trunc('month', d.created_at) from audit.audit_logs_default d
         ) as m
         where to_regclass('audit.audit_logs_' || to_char(m.month, 'YYYYMM')) is null
-        order by m.month
     );
     if missing <> '{}' then
         lock table audit.audit_logs_default in access exclusive mode;
