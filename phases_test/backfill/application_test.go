@@ -47,6 +47,8 @@ func testBothGenerations(t *testing.T) {
 				`insert into public.agents (name, tenant_id, metadata) values ('x', $1, '{"is_tenant_shared": true}')`, []any{old}, derive(fixtures.PlatformID, private), fixtures.PlatformID},
 			"old: a public document by a column": {
 				`insert into public.knowledge_documents (title, tenant_id, is_public) values ('x', $1, true)`, []any{pfizer}, derive(pfizer, platform), pfizer},
+			"old: a document without an owner, by somebody of one organization": {
+				`insert into public.knowledge_documents (title, created_by) values ('x', $1)`, []any{fixtures.Bob.ID}, derive(pfizer, private), ""},
 			"old: a prompt without an owner, by somebody of one organization": {
 				`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Bob.ID}, derive(pfizer, private), ""},
 			"old: a prompt without an owner, by somebody of two": {

@@ -213,6 +213,13 @@ func testReport(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, notices)
+	t.Run("and nothing where there is nothing to look at", func(t *testing.T) {
+		log, err := pgtest.New(t, schema.Phase1).Run(t, f)
+		require.NoError(t, err)
+		for _, step := range log.Steps {
+			require.Empty(t, step.Notices)
+		}
+	})
 }
 
 func testAgain(t *testing.T) {
