@@ -291,6 +291,13 @@ func testCorrections(t *testing.T) {
 		require.Equal(t, place{"Novartis", "organization", pharma, "novartis-ag", "tenant", pharma, true}, places(t, db)[fixtures.Novartis.ID])
 		require.Equal(t, place{"Unknown Biotech", "organization", digital, "unknown-biotech", "tenant", digital, true}, places(t, db)[biotech])
 	})
+	t.Run("What was given to somebody else stays, though the organization that it names comes after all", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase2, fixtures.World()...)
+		phasetest.Exec(t, db, `insert into public.organizations (id, name) values ($1, 'Not gone')`, fixtures.DanglingDocument.TenantID)
+		db.Migrate(t, schema.Phase2)
+		require.Equal(t, expected(), rows(t, db))
+	})
 	t.Run("What somebody corrects while it runs stays, too", func(t *testing.T) {
 		t.Parallel()
 		migration, err := schema.Migration(schema.Phase2)
