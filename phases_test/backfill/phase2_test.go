@@ -29,6 +29,7 @@ func TestPhase2(t *testing.T) {
 	t.Run("Verification queries", testVerification)
 	t.Run("Verification queries on many rows", testVerificationOfManyRows)
 	t.Run("Report", testReport)
+	t.Run("Everything is described", testDescribed)
 	t.Run("The old application", testOldApplication)
 	t.Run("Both generations", testBothGenerations)
 	t.Run("Where an organization belongs", testPlaces)
@@ -220,6 +221,16 @@ func testReport(t *testing.T) {
 			require.Empty(t, step.Notices)
 		}
 	})
+}
+
+// Somebody who finds them in production must not have to guess what they are for.
+func testDescribed(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase2)
+	require.Empty(t, query[string](t, db, `
+		select c.oid::regclass::text from pg_class c where c.relnamespace = 'tenancy'::regnamespace and c.relkind = 'r' and obj_description(c.oid, 'pg_class') is null
+		union all
+		select p.oid::regprocedure::text from pg_proc p where p.pronamespace = 'tenancy'::regnamespace and obj_description(p.oid, 'pg_proc') is null`))
 }
 
 func testAgain(t *testing.T) {
