@@ -124,12 +124,12 @@ func testPartitions(t *testing.T) {
 		refused(t, tx, `select audit.make_partitions(6)`, nil, "55P03")
 		require.Equal(t, []int{0}, collect[int](t, db.Owner, `select audit.make_partitions(1)`), "with nothing to do, it waits for nobody")
 	})
-	// A row that somebody wrote between the two would be of the new month, and the default partition would still have it.
+	// A row that somebody wrote in between would belong to the new month, and stand in its way.
 	t.Run("nobody writes to the default partition from before its rows move until their month is there", func(t *testing.T) {
 		t.Parallel()
 		db := phase3(t)
 		collect[string](t, db.Owner, entry, ago(3))
-		// Whatever the statement finds: there may be no row to move.
+		// Looked at from within: what another session meets depends on when it comes.
 		phasetest.Exec(t, db, `
 			create function public.look() returns trigger language plpgsql as $$
 			begin
