@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/vital-health/tenancy/fixtures"
 	"github.com/vital-health/tenancy/helpers/catalog"
@@ -19,10 +20,12 @@ import (
 
 // control sees to it that mutants are mistakes, that what kills one passes without it, and that their databases go.
 type control struct {
-	suite *suite
-	found map[unit]bool
-	ours  []string // templates that are no mutant's
-	phase map[schema.Phase]*unbroken
+	suite   *suite
+	workers int
+	found   map[unit]bool
+	alone   *pgx.Conn
+	ours    []string // templates that are no mutant's
+	phase   map[schema.Phase]*unbroken
 }
 
 // unbroken is a database without a mistake.
@@ -44,12 +47,34 @@ func (c *control) begin(ctx context.Context) (err error) {
 		}
 		c.phase[phase] = u
 	}
-	c.ours, err = c.templates(ctx)
-	return err
+	if c.ours, err = c.templates(ctx); err != nil {
+		return err
+	}
+	return c.lock(ctx)
+}
+
+// lock keeps out others, who would drop the databases that this run tests mutants in: that would look like a kill.
+func (c *control) lock(ctx context.Context) (err error) {
+	server := c.phase[schema.Phase4].db.Superuser.Config().ConnConfig.Copy()
+	server.Database = "postgres" // an advisory lock is one database's
+	if c.alone, err = pgx.ConnectConfig(ctx, server); err != nil {
+		return err
+	}
+	var got bool
+	if err := c.alone.QueryRow(ctx, `select pg_try_advisory_lock(hashtextextended('tenancy.mutants', 0))`).Scan(&got); err != nil {
+		return err
+	}
+	if !got {
+		return errors.New("somebody else runs mutants on this server: wait for them, or name another one by TEST_DATABASE_URL")
+	}
+	return nil
 }
 
 // end drops the databases.
 func (c *control) end(ctx context.Context) (err error) {
+	if c.alone != nil {
+		err = c.alone.Close(context.WithoutCancel(ctx))
+	}
 	for _, u := range c.phase {
 		if u.db != nil {
 			err = errors.Join(err, u.db.Close(context.WithoutCancel(ctx)))
@@ -94,15 +119,23 @@ func (c *control) check(ctx context.Context, results []result) error {
 			}
 		}
 	}
+	group, running := errgroup.WithContext(ctx)
+	group.SetLimit(c.workers)
 	for _, r := range results {
 		u := unitNamed(r.By)
 		if r.Status != killed || c.found[u] {
 			continue
 		}
 		c.found[u] = true
-		if how, text := c.suite.run(ctx, u, ""); how != passed {
-			return fmt.Errorf("%s fails without a mistake in the migrations, so what it finds proves nothing (%s): %s\n%s", u, how, u.command(), tail(text, 3000))
-		}
+		group.Go(func() error {
+			if how, text := c.suite.run(running, u, ""); how != passed {
+				return fmt.Errorf("%s fails without a mistake in the migrations, so what it finds proves nothing (%s): %s\n%s", u, how, u.command(), tail(text, 3000))
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	c.ours, err = c.templates(ctx)
 	return err

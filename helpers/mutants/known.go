@@ -58,17 +58,19 @@ func unitNamed(text string) unit {
 // read is what is known of the tests: which found which mutants in a run before, and, unless that does for a sample,
 // how long each takes.
 func (h *history) read(ctx context.Context, s *suite, killers, measured string, sample bool) error {
-	h.killer, h.cost, h.found = map[string]unit{}, map[unit]time.Duration{}, map[string]map[unit][2]int{}
+	s.cost = map[unit]time.Duration{}
+	h.killer, h.cost, h.found = map[string]unit{}, s.cost, map[string]map[unit][2]int{}
 	rows, err := table(killers, 2)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		u := unitNamed(row[1])
-		h.killer[row[0]] = u
-		h.cost[u] = 500 * time.Millisecond
+		h.killer[row[0]] = unitNamed(row[1])
 	}
 	if sample && len(rows) > 0 {
+		for _, u := range h.killer {
+			h.cost[u.whole()] = unmeasured
+		}
 		return nil
 	}
 	rows, err = table(measured, 2)

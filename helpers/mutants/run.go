@@ -74,7 +74,9 @@ func (h *hunt) one(ctx context.Context, m mutant) (r result) {
 		r.How, r.Says = harness, err.Error()
 		return r
 	}
+	tried := map[unit]bool{}
 	try := func(u unit) (over bool) {
+		tried[u] = true
 		how, text := h.suite.run(ctx, u, folder)
 		if ctx.Err() != nil {
 			return true
@@ -91,7 +93,12 @@ func (h *hunt) one(ctx context.Context, m mutant) (r result) {
 			r.How, r.By, r.Says = harness, u.String(), tail(text, 3000)
 			return true
 		}
-		r.Status, r.How, r.By, r.Says = killed, how, u.String(), gist(text)
+		// What it was that failed does the next time, unless it passed when it was alone.
+		by := u
+		if part := u.finest(text); how != timeout && !tried[part] {
+			by = part
+		}
+		r.Status, r.How, r.By, r.Says = killed, how, by.String(), gist(text)
 		return true
 	}
 	h.mu.Lock()
@@ -116,7 +123,10 @@ func (h *hunt) one(ctx context.Context, m mutant) (r result) {
 func (h *hunt) tell(m mutant, u unit, how ending) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.history.learn(m, u, how != passed)
+	// That a part finds nothing does not say that the whole would not.
+	if whole := h.suite.measured(u); whole == u || how != passed {
+		h.history.learn(m, whole, how != passed)
+	}
 }
 
 // gist is the lines of a failed test that say what is wrong.
@@ -134,8 +144,8 @@ func gist(text string) string {
 
 // history is which units have found which mutants, and what each costs.
 type history struct {
-	killer map[string]unit // by the mutant's id, from runs before
-	cost   map[unit]time.Duration
+	killer map[string]unit            // by the mutant's id, from runs before
+	cost   map[unit]time.Duration     // the suite's
 	found  map[string]map[unit][2]int // by kind of mutant: how often a unit found one, and was tried
 }
 
@@ -171,7 +181,7 @@ var repeating = []string{"TestPhase4/Verification_queries", "TestPhase4/Policies
 
 // repeats is 1 for such a unit, else 0.
 func repeats(u unit) int {
-	if slices.Contains(repeating, u.Test) {
+	if slices.ContainsFunc(repeating, func(test string) bool { return u.Test == test || strings.HasPrefix(u.Test, test+"/") }) {
 		return 1
 	}
 	return 0

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -28,6 +29,7 @@ type suite struct {
 	root   string // of the project
 	bin    string // where the programs are
 	digest string // of all of them
+	cost   map[unit]time.Duration
 }
 
 // unit is tests that run together: one of a package with its subtests, or, with no name, all of them.
@@ -45,6 +47,23 @@ func (u unit) String() string {
 
 // command is how somebody runs it.
 func (u unit) command() string { return results.Test{Package: u.Package, Name: u.Test}.Command() }
+
+// whole is the unit that one is a part of, where that has not been measured.
+func (u unit) whole() unit {
+	parts := strings.Split(u.Test, "/")
+	u.Test = strings.Join(parts[:min(2, len(parts))], "/")
+	return u
+}
+
+// finest is the part of a unit, three levels deep at most, that failed first.
+func (u unit) finest(text string) unit {
+	for _, match := range testFailed.FindAllStringSubmatch(text, -1) {
+		if (u.Test == "" || strings.HasPrefix(match[1], u.Test+"/")) && strings.Count(match[1], "/") <= 2 {
+			u.Test = match[1]
+		}
+	}
+	return u
+}
 
 func (u unit) pattern() string {
 	var parts []string
@@ -96,22 +115,37 @@ const breaking = `TestPhase4Mutants|TestPhase4NewTable|TestPhase4Controls|TestDu
 
 var breaks = regexp.MustCompile(breaking)
 
-// How long tests may take: one, with its parts, takes two seconds, and all of a package less than a minute and a half.
-const (
-	longest      = 30 * time.Second
-	longestOfAll = 5 * time.Minute
-)
+// limit is how long a unit may take before it is said to go round in circles: far longer than without a mistake, also
+// where others use the machine. All of a package takes less than a minute and a half.
+func (s *suite) limit(u unit) time.Duration {
+	if u.Test == "" {
+		return 5 * time.Minute
+	}
+	return 10*time.Second + 5*cmp.Or(s.cost[s.measured(u)], unmeasured)
+}
+
+// measured is the unit that one is a part of, if it is one.
+func (s *suite) measured(u unit) unit {
+	for whole := u; ; {
+		if _, ok := s.cost[whole]; ok {
+			return whole
+		}
+		end := strings.LastIndex(whole.Test, "/")
+		if end < 0 {
+			return u
+		}
+		whole.Test = whole.Test[:end]
+	}
+}
 
 // The migration's own error, where it is what a test failed with.
 var ofMigration = regexp.MustCompile(`/migrations/\S+\.sql:\d+: .*\(SQLSTATE (\w+)\)`)
 
 // run runs tests with the migrations in a folder, or, for "", with ours.
 func (s *suite) run(ctx context.Context, u unit, folder string) (ending, string) {
-	args := []string{"-test.failfast", "-test.skip=" + breaking}
-	if u.Test == "" {
-		args = append(args, "-test.timeout="+longestOfAll.String())
-	} else {
-		args = append(args, "-test.timeout="+longest.String(), "-test.run="+u.pattern())
+	args := []string{"-test.failfast", "-test.skip=" + breaking, "-test.timeout=" + s.limit(u).String()}
+	if u.Test != "" {
+		args = append(args, "-test.run="+u.pattern())
 	}
 	cmd := exec.CommandContext(ctx, s.program(u.Package), args...)
 	cmd.Dir = filepath.Join(s.root, u.Package)
@@ -143,6 +177,11 @@ func (s *suite) run(ctx context.Context, u unit, folder string) (ending, string)
 
 // A test that takes no longer is one unit with its subtests.
 const together = 2 * time.Second
+
+// Of what has not been measured it is not known that it takes less.
+const unmeasured = 4 * time.Second
+
+var testFailed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+) \(`)
 
 var testEnded = regexp.MustCompile(`(?m)^\s*--- PASS: (\S+) \(([\d.]+)s\)$`)
 
