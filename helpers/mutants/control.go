@@ -22,7 +22,7 @@ import (
 type control struct {
 	suite   *suite
 	workers int
-	found   map[unit]bool
+	found   map[unit]unit // what passes without a mistake, by what found one: itself, or the whole that it is a part of
 	alone   *pgx.Conn
 	ours    []string // templates that are no mutant's
 	phase   map[schema.Phase]*unbroken
@@ -105,6 +105,7 @@ func (c *control) templates(ctx context.Context) (names []string, err error) {
 	return strings.Fields(text), err
 }
 
+// check drops the mutants' databases, and sees that what killed them passes without them.
 func (c *control) check(ctx context.Context, results []result) error {
 	templates, err := c.templates(ctx)
 	if err != nil {
@@ -119,24 +120,44 @@ func (c *control) check(ctx context.Context, results []result) error {
 			}
 		}
 	}
+	var open []unit
+	for _, r := range results {
+		if u := unitNamed(r.By); r.Status == killed && c.found[u] == (unit{}) && !slices.Contains(open, u) {
+			open = append(open, u)
+		}
+	}
+	passing := make([]unit, len(open))
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(c.workers)
-	for _, r := range results {
-		u := unitNamed(r.By)
-		if r.Status != killed || c.found[u] {
-			continue
-		}
-		c.found[u] = true
-		group.Go(func() error {
-			if how, text := c.suite.run(running, u, ""); how != passed {
-				return fmt.Errorf("%s fails without a mistake in the migrations, so what it finds proves nothing (%s): %s\n%s", u, how, u.command(), tail(text, 3000))
-			}
-			return nil
+	for i, u := range open {
+		group.Go(func() (err error) {
+			passing[i], err = c.passing(running, u)
+			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	for i, u := range open {
+		c.found[u] = passing[i]
+	}
+	for i, r := range results {
+		if r.Status == killed {
+			results[i].By = c.found[unitNamed(r.By)].String()
+		}
+	}
 	c.ours, err = c.templates(ctx)
 	return err
+}
+
+// passing is the unit, or, as a part may need another one before it, the whole, that passes without a mistake.
+func (c *control) passing(ctx context.Context, u unit) (unit, error) {
+	how, text := c.suite.run(ctx, u, "")
+	if whole := c.suite.measured(u); how != passed && whole != u {
+		return c.passing(ctx, whole)
+	}
+	if how != passed {
+		return u, fmt.Errorf("%s fails without a mistake in the migrations, so what it finds proves nothing (%s): %s\n%s", u, how, u.command(), tail(text, 3000))
+	}
+	return u, nil
 }

@@ -114,7 +114,7 @@ func run(ctx context.Context) error {
 
 	bar := progressbar.NewOptions(len(all), progressbar.OptionSetWriter(os.Stderr), progressbar.OptionShowCount(),
 		progressbar.OptionSetDescription("mutants"), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(time.Second))
-	c := &control{suite: s, workers: *workers, found: map[unit]bool{}}
+	c := &control{suite: s, workers: *workers, found: map[unit]unit{}}
 	defer c.end(ctx)
 	if err := c.begin(ctx); err != nil {
 		return err
