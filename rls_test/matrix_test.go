@@ -29,15 +29,16 @@ func TestPhase4Matrix(t *testing.T) {
 	checklist.Proves(t, "pre-implementation/documentation-complete/rls-policies-documented")
 	phases := append([]schema.Phase{schema.Legacy}, schema.Phases()...)
 	// Each is taken when it is first asked for: any part of this test runs alone, too.
-	taken := make([]func() matrix, len(phases))
-	for i, phase := range phases {
-		taken[i] = sync.OnceValue(func() matrix { return takeMatrix(t, pgtest.New(t, phase, fixtures.World()...)) })
+	taken, once := make([]matrix, len(phases)), make([]sync.Once, len(phases))
+	take := func(t *testing.T, i int) matrix {
+		once[i].Do(func() { taken[i] = takeMatrix(t, pgtest.New(t, phases[i], fixtures.World()...)) })
+		return taken[i]
 	}
 	t.Run("after every phase", func(t *testing.T) {
 		for i, phase := range phases {
 			t.Run(phase.String(), func(t *testing.T) {
 				t.Parallel()
-				taken[i]()
+				take(t, i)
 			})
 		}
 	})
@@ -46,10 +47,10 @@ func TestPhase4Matrix(t *testing.T) {
 	}
 	for i, phase := range phases[1:] {
 		t.Run("what "+phase.String()+" gives and takes is declared", func(t *testing.T) {
-			golden.Check(t, golden.Declared(t, "access/"+phase.String()+".txt"), phaseDifference(phase, taken[i](), taken[i+1]()), notDeclared)
+			golden.Check(t, golden.Declared(t, "access/"+phase.String()+".txt"), phaseDifference(phase, take(t, i), take(t, i+1)), notDeclared)
 		})
 	}
-	secured := taken[len(taken)-1]()
+	secured := take(t, len(phases)-1)
 	for _, table := range slices.Sorted(maps.Keys(secured.rows)) {
 		t.Run("who may do what to "+table, func(t *testing.T) {
 			golden.Check(t, filepath.Join("testdata", "matrix", table+".txt"), migrated().explain(table, secured), notDeclared)

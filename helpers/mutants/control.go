@@ -47,10 +47,11 @@ func (c *control) begin(ctx context.Context) (err error) {
 		}
 		c.phase[phase] = u
 	}
-	if c.ours, err = c.templates(ctx); err != nil {
+	if err := c.lock(ctx); err != nil {
 		return err
 	}
-	return c.lock(ctx)
+	c.ours, err = c.templates(ctx)
+	return err
 }
 
 // lock keeps out others, who would drop the databases that this run tests mutants in: that would look like a kill.
@@ -153,6 +154,9 @@ func (c *control) check(ctx context.Context, results []result) error {
 // passing is the unit, or, as a part may need another one before it, the whole, that passes without a mistake.
 func (c *control) passing(ctx context.Context, u unit) (unit, error) {
 	how, text := c.suite.run(ctx, u, "")
+	if ctx.Err() != nil {
+		return u, ctx.Err()
+	}
 	if whole := c.suite.measured(u); how != passed && whole != u {
 		return c.passing(ctx, whole)
 	}

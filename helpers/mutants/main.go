@@ -39,6 +39,8 @@ const (
 	equivalentsFile = "helpers/mutants/equivalents.tsv"
 )
 
+var errInterrupted = errors.New("interrupted; run it again to go on")
+
 func run(ctx context.Context) error {
 	root := flag.String("root", "../..", "the project's folder")
 	sample := flag.Int("sample", 0, "how many mutants, chosen at random; 0 for all")
@@ -162,10 +164,12 @@ func run(ctx context.Context) error {
 			_ = bar.Add(1)
 		}
 		if ctx.Err() != nil {
-			return errors.New("interrupted; run it again to go on")
+			return errInterrupted
 		}
 		// A kill counts once what killed it has passed without the mutant.
-		if err := c.check(ctx, chunk); err != nil {
+		if err := c.check(ctx, chunk); ctx.Err() != nil {
+			return errInterrupted
+		} else if err != nil {
 			return err
 		}
 		if err := j.add(chunk); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -121,7 +120,7 @@ func (s *suite) limit(u unit) time.Duration {
 	if u.Test == "" {
 		return 5 * time.Minute
 	}
-	return 10*time.Second + 5*cmp.Or(s.cost[s.measured(u)], unmeasured)
+	return 10*time.Second + 5*max(s.cost[s.measured(u)], unmeasured)
 }
 
 // measured is the unit that one is a part of, if it is one.
@@ -178,7 +177,7 @@ func (s *suite) run(ctx context.Context, u unit, folder string) (ending, string)
 // A test that takes no longer is one unit with its subtests.
 const together = 2 * time.Second
 
-// Of what has not been measured it is not known that it takes less.
+// Few take longer. What Go says of a test is without its parallel parts.
 const unmeasured = 4 * time.Second
 
 var testFailed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+) \(`)

@@ -92,10 +92,11 @@ func testListsReadLittle(t *testing.T) {
 		if table == "agents" {
 			index = "public.idx_agents_accessible"
 		}
+		// No index has what was there before: nobody else is in the database yet.
+		phasetest.Exec(t, db, `update public.`+table+` set sharing_scope = 'platform'`)
+		phasetest.Exec(t, db, `vacuum public.`+table)
 		t.Run(table, func(t *testing.T) {
 			t.Parallel()
-			phasetest.Exec(t, db, `update public.`+table+` set sharing_scope = 'platform'`)
-			phasetest.Exec(t, db, `vacuum public.`+table) // no index has what was there before
 			do(t, db, actor.Service(), func(tx pgx.Tx) {
 				// As where there are too many rows to read or sort all of them.
 				_, err := tx.Exec(t.Context(), `set local enable_seqscan = off; set local enable_sort = off`)
@@ -113,7 +114,8 @@ func testListsReadLittle(t *testing.T) {
 				before := entries()
 				require.Len(t, collect[int](t, tx, list, fixtures.Alice.ID, 1), 1)
 				require.Equal(t, 1, lookups(), "with a limit, those that are left")
-				require.Less(t, entries()-before, all, "and not all that there are are read")
+				require.Positive(t, entries()-before, "the index is what is read")
+				require.Less(t, entries()-before, all, "and not all of it")
 			})
 		})
 	}

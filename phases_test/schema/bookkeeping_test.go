@@ -21,7 +21,7 @@ import (
 type kept struct {
 	// row is one that it takes, as SQL; given twice, the key refuses it.
 	row map[string]string
-	// key is the constraint that tells its rows apart; there may be more than one.
+	// keys are the constraints that tell its rows apart.
 	keys []string
 	// optional are the columns that may be NULL.
 	optional []string

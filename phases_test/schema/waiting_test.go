@@ -57,7 +57,8 @@ func (m *migration) sleeps() (seconds []string) {
 	return seconds
 }
 
-// leavesAfter lets somebody leave when the migration has slept as often. It does not wait for that: it may sleep once more.
+// leavesAfter lets somebody leave when the migration has slept as often. It does not wait for that, and may sleep more often
+// meanwhile.
 func (m *migration) leavesAfter(sleeps int, leave func()) {
 	m.hears = func() {
 		if len(m.sleeps()) == sleeps {
@@ -67,10 +68,10 @@ func (m *migration) leavesAfter(sleeps int, leave func()) {
 	}
 }
 
-// call runs a statement, for less than ten seconds.
+// call runs a statement, for less than twenty seconds.
 func (m *migration) call(t *testing.T, sql string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	m.heard = nil
 	_, err := m.conn.Exec(ctx, sql)
