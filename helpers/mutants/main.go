@@ -47,7 +47,7 @@ func run(ctx context.Context) error {
 	seed := flag.Uint64("seed", 1, "of the choice")
 	only := flag.String("run", "", "a regular expression: only mutants whose name it finds")
 	list := flag.Bool("list", false, "name the mutants, and run nothing")
-	quick := flag.Bool("quick", false, "do not let all tests look at what the likely ones did not find")
+	quick := flag.Bool("quick", false, "believe which tests find a mutant, and do not let all look at what the likely ones did not find")
 	workers := flag.Int("workers", runtime.NumCPU(), "mutants at the same time")
 	flag.Parse()
 	if os.Getenv(schema.DirVariable) != "" {

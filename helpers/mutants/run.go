@@ -44,7 +44,7 @@ type hunt struct {
 	history history
 	work    string // a folder for the mutants'
 	most    int    // units that are tried before whole packages
-	quick   bool   // no whole packages
+	quick   bool   // no whole packages, and what is known is believed
 	control *control
 
 	mu sync.Mutex
@@ -102,7 +102,7 @@ func (h *hunt) one(ctx context.Context, m mutant) (r result) {
 		return true
 	}
 	h.mu.Lock()
-	units := h.history.order(m)
+	units := h.history.order(m, h.quick)
 	h.mu.Unlock()
 	for i, u := range units {
 		if (i < h.most || repeats(u) == 1) && try(u) {
@@ -187,8 +187,9 @@ func repeats(u unit) int {
 	return 0
 }
 
-// order is the units, those first that find most such mutants for what they cost.
-func (h *history) order(m mutant) []unit {
+// order is the units, those first that find most such mutants for what they cost. Quickly it is believed of a policy's mutant
+// that nothing finds it but what repeats how it is written, where that was so before.
+func (h *history) order(m mutant, quick bool) []unit {
 	worth := map[unit]float64{}
 	for u, cost := range h.cost {
 		p := 0.002
@@ -222,7 +223,7 @@ func (h *history) order(m mutant) []unit {
 	if written {
 		slices.SortStableFunc(units, func(a, b unit) int { return cmp.Compare(repeats(a), repeats(b)) })
 	}
-	if killer, ok := h.killer[m.ID]; ok && !(written && repeats(killer) == 1) {
+	if killer, ok := h.killer[m.ID]; ok && (quick || !written || repeats(killer) == 0) {
 		units = append([]unit{killer}, slices.DeleteFunc(units, func(u unit) bool { return u == killer })...)
 	}
 	return units
