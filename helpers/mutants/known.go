@@ -59,7 +59,7 @@ func unitNamed(text string) unit {
 // how long each takes.
 func (h *history) read(ctx context.Context, s *suite, killers, measured string, sample bool) error {
 	s.cost = map[unit]time.Duration{}
-	h.killer, h.cost, h.found = map[string]unit{}, s.cost, map[string]map[unit][2]int{}
+	h.killer, h.found = map[string]unit{}, map[string]map[unit][2]int{}
 	rows, err := table(killers, 2)
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (h *history) read(ctx context.Context, s *suite, killers, measured string, 
 	}
 	if sample && len(rows) > 0 {
 		for _, u := range h.killer {
-			h.cost[u.whole()] = unmeasured
+			s.cost[u.whole()] = unmeasured
 		}
 		return nil
 	}
@@ -91,7 +91,7 @@ func (h *history) read(ctx context.Context, s *suite, killers, measured string, 
 		return err
 	}
 	for _, row := range rows {
-		if h.cost[unitNamed(row[0])], err = time.ParseDuration(row[1]); err != nil {
+		if s.cost[unitNamed(row[0])], err = time.ParseDuration(row[1]); err != nil {
 			return fmt.Errorf("%s: %w", measured, err)
 		}
 	}

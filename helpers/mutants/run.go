@@ -102,7 +102,7 @@ func (h *hunt) one(ctx context.Context, m mutant) (r result) {
 		return true
 	}
 	h.mu.Lock()
-	units := h.history.order(m, h.quick)
+	units := h.history.order(m, h.suite.cost, h.quick)
 	h.mu.Unlock()
 	for i, u := range units {
 		if (i < h.most || repeats(u) == 1) && try(u) {
@@ -142,10 +142,9 @@ func gist(text string) string {
 	return tail(strings.Join(lines[:min(len(lines), 12)], "\n"), 1500)
 }
 
-// history is which units have found which mutants, and what each costs.
+// history is which units have found which mutants.
 type history struct {
 	killer map[string]unit            // by the mutant's id, from runs before
-	cost   map[unit]time.Duration     // the suite's
 	found  map[string]map[unit][2]int // by kind of mutant: how often a unit found one, and was tried
 }
 
@@ -189,9 +188,9 @@ func repeats(u unit) int {
 
 // order is the units, those first that find most such mutants for what they cost. Quickly it is believed of a policy's mutant
 // that nothing finds it but what repeats how it is written, where that was so before.
-func (h *history) order(m mutant, quick bool) []unit {
+func (h *history) order(m mutant, costs map[unit]time.Duration, quick bool) []unit {
 	worth := map[unit]float64{}
-	for u, cost := range h.cost {
+	for u, cost := range costs {
 		p := 0.002
 		switch {
 		case u.Test == "TestAttributes" && m.Class == "function" && strings.HasPrefix(m.statement, "alter "):

@@ -25,10 +25,10 @@ var packages = []string{
 
 // suite is the project's tests, compiled once.
 type suite struct {
-	root   string // of the project
-	bin    string // where the programs are
-	digest string // of all of them
-	cost   map[unit]time.Duration
+	root   string                 // of the project
+	bin    string                 // where the programs are
+	digest string                 // of all of them
+	cost   map[unit]time.Duration // of each unit, without a mistake
 }
 
 // unit is tests that run together: one of a package with its subtests, or, with no name, all of them.

@@ -290,9 +290,9 @@ func testDerivedColumns(t *testing.T) {
 		attempts["in "+table+" a row has a scope"] = attempt{set(`sharing_scope = null`), "sharing_scope"}
 		attempts["in "+table+" a row has an owner"] = attempt{set(`owner_organization_id = null`), "owner_organization_id"}
 	}
-	attempts["a conversation has an owner"] = attempt{asBackfill + `update public.conversations set owner_organization_id = null where id = ` + quoted(fixtures.BobConversation.ID), "owner_organization_id"}
 	attempts["the platform has no tenant to share a new row with"] = attempt{`insert into public.agents (name, owner_organization_id, sharing_scope) values ('New', ` + quoted(fixtures.PlatformID) + `, 'tenant')`, "audience_key"}
 	attempts["nor one that it has"] = attempt{`update public.agents set sharing_scope = 'tenant' where owner_organization_id = ` + quoted(fixtures.PlatformID), "audience_key"}
+	attempts["a conversation has an owner"] = attempt{asBackfill + `update public.conversations set owner_organization_id = null where id = ` + quoted(fixtures.BobConversation.ID), "owner_organization_id"}
 	attempts["who exists"] = attempt{asBackfill + `update public.conversations set owner_organization_id = user_id where id = ` + quoted(fixtures.BobConversation.ID), "fk_conversations_owner"}
 	try(t, db, attempts)
 
