@@ -7,6 +7,7 @@
 
 begin;
 set local statement_timeout = 0;
+set local lock_timeout = '2s';
 set local search_path = '';
 
 do $$
@@ -30,6 +31,10 @@ begin
         raise exception 'phase 2 has begun: roll it back before phase 1';
     end if;
 
+    -- An autovacuum of what is dropped at the end gives way after a second, and then there is a tenth of one only. So it is
+    -- waited for here, where nobody waits behind; from now on none begins.
+    lock table tenancy.completed_phase, tenancy.undo, tenancy.organization_mapping, tenancy.legacy_tenant, tenancy.trusted_object,
+        tenancy.classified_table in share update exclusive mode;
     call tenancy.lock_tables();
 
     -- Triggers first: they mention the columns.
