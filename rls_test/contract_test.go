@@ -101,8 +101,8 @@ var contract = map[string]rule{
 		`grant execute on function public.soft_delete(text, uuid) to public`,
 		`public.soft_delete(text,uuid) runs as its owner, and anon may call it`},
 	"a function does not look for names where its caller says [function_search_path_mutable]": {`
-		select p.oid::regprocedure::text, case when p.prosqlbody is null and not exists (select from unnest(p.proconfig) as s where s = 'search_path=""')
-			then format('%s has no search_path of its own: set search_path = ''''', p.oid::regprocedure) end
+		select p.oid::regprocedure::text, case when p.prosqlbody is null and not exists (select from unnest(p.proconfig) as s where s = 'search_path=pg_catalog, pg_temp')
+			then format('%s has no search_path of its own: set search_path = pg_catalog, pg_temp', p.oid::regprocedure) end
 		from pg_proc p
 		where p.pronamespace::regnamespace::text in ` + ours + `
 		  and p.prokind <> 'p' -- one that commits may not have a search_path; a migration calls it, and has pinned its own

@@ -265,7 +265,7 @@ func mutants() []batch {
 		}),
 		together(definitionProblems, map[string]mutant{
 			"a helper looks where its caller says": {statement(`alter function authz.audiences_of(uuid) reset search_path`),
-				`security definer authz.audiences_of(uuid) is without a search_path, and must be search_path=""`},
+				`security definer authz.audiences_of(uuid) is without a search_path, and must be search_path=pg_catalog, pg_temp`},
 			"a helper runs as its caller": {statement(`alter function authz.suspended_organizations() security invoker`),
 				`security definer authz.suspended_organizations() is missing`},
 			"another function runs as its owner": {statement(`

@@ -336,10 +336,10 @@ func definerProblems(t testing.TB, db *pgtest.DB) (problems []string) {
 	t.Helper()
 	want, found := map[string]string{}, map[string]string{}
 	for _, f := range definers {
-		want[f] = `search_path=""`
+		want[f] = `search_path=pg_catalog, pg_temp`
 	}
 	for _, table := range resourceTables {
-		want["public.get_accessible_"+table+"(uuid,integer)"] = `search_path=""`
+		want["public.get_accessible_"+table+"(uuid,integer)"] = `search_path=pg_catalog, pg_temp`
 	}
 	tx, err := db.Owner.Begin(t.Context())
 	require.NoError(t, err)

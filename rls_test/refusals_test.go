@@ -2,6 +2,8 @@ package rls_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -12,6 +14,8 @@ import (
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
+	"github.com/vital-health/tenancy/helpers/script"
+	"github.com/vital-health/tenancy/helpers/verify"
 	"github.com/vital-health/tenancy/schema"
 )
 
@@ -36,6 +40,31 @@ func testVerification(t *testing.T) {
 		"tables_that_change_without_a_record": `alter table public.prompts disable trigger audit_delete`,
 		"recent_audit_events":                 "",
 	})
+}
+
+// testBeside is what the verification finds that no grant says.
+func testBeside(t *testing.T) {
+	t.Parallel()
+	f, err := schema.Verification(schema.Phase4)
+	require.NoError(t, err)
+	queries, err := verify.Parse(f)
+	require.NoError(t, err)
+	at := slices.IndexFunc(queries, func(q verify.Query) bool { return q.Name == "privileges_that_go_around_policies" })
+	db := secured(t)
+	for sql, want := range map[string][]string{
+		`create role tenancy_bridge; grant tenancy_bridge to authenticated`: {"authenticated", "MEMBER", "role tenancy_bridge"},
+		`create schema theirs authorization service_role; create function theirs.spy() returns trigger language plpgsql as 'begin return new; end';
+			alter function theirs.spy() owner to service_role;
+			create trigger spy before insert on public.messages for each row execute function theirs.spy()`: {"service_role", "TRIGGER", "spy on public.messages, which runs theirs.spy()"},
+	} {
+		probing(t, db, func(string) {}, func(tx pgx.Tx) {
+			run(t, tx, `set local search_path = ''`)
+			run(t, tx, sql)
+			found, err := verify.Run(t.Context(), tx, queries[at])
+			require.NoError(t, err)
+			require.Equal(t, [][]string{want}, found.Rows)
+		})
+	}
 }
 
 // told replaces the function that tells who may read what.
@@ -115,6 +144,21 @@ func testRefusals(t *testing.T) {
 		"a function there, which runs as the owner": {schema.Phase3, beside + `
 			create function reporting.everything() returns setof public.conversations language sql security definer as 'select * from public.conversations';`,
 			"these show API roles what row level security hides: reporting.everything()"},
+		"a function there, which runs as the backend": {schema.Phase3, beside + `reset role;
+			create function reporting.everything() returns setof public.conversations language sql security definer as 'select * from public.conversations';
+			grant create on schema reporting to service_role; alter function reporting.everything() owner to service_role;`,
+			"these show API roles what row level security hides: reporting.everything()"},
+		"a view there, which only deletes": {schema.Phase3, beside + `
+			create view reporting.agents as select * from public.agents; grant delete on reporting.agents to authenticated;`,
+			"these show API roles what row level security hides: reporting.agents"},
+		"a view there, of a partition": {schema.Phase3, beside + `
+			create view reporting.log as select * from audit.audit_logs_default; grant select on reporting.log to authenticated;`,
+			"these show API roles what row level security hides: reporting.log"},
+		"a trigger of a function that is not the owner's": {schema.Phase3, `
+			create schema theirs authorization service_role; grant usage on schema theirs to tenancy_owner; set local role service_role;
+			create function theirs.spy() returns trigger language plpgsql as 'begin return new; end';
+			create trigger spy before insert on public.messages for each row execute function theirs.spy();`,
+			"these triggers run what is not the owner's: spy on public.messages runs theirs.spy()"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -124,6 +168,19 @@ func testRefusals(t *testing.T) {
 			phasetest.RefusesMigration(t, db, schema.Phase4, test.message)
 		})
 	}
+	t.Run("an API role that has what another role has", func(t *testing.T) {
+		t.Parallel()
+		// A role is the whole server's: nobody else must see this one, and so everything is in one transaction.
+		f, err := schema.Migration(schema.Phase4)
+		require.NoError(t, err)
+		before, after, found := strings.Cut(f.SQL, "\nbegin;\n")
+		require.True(t, found)
+		f.SQL = before + "\nbegin; create role tenancy_bridge; grant tenancy_bridge to authenticated; set local role tenancy_owner;\n" +
+			strings.Replace(after, "\ncommit;\n", "\nrollback;\n", 1)
+		conn := pgtest.New(t, schema.Phase3, fixtures.World()...).Connect(t, "")
+		_, err = script.Run(t.Context(), conn, f)
+		require.ErrorContains(t, err, "these are members of other roles: authenticated of tenancy_bridge")
+	})
 	t.Run("a database whose owner is another, so that temporary tables stay", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase3, fixtures.World()...)
@@ -138,7 +195,16 @@ func testRefusals(t *testing.T) {
 			create view reporting.total as select count(*) from public.agents; grant select on reporting.total to authenticated;
 			insert into tenancy.trusted_object values ('reporting.total', 'a number');
 			create view reporting.agents with (security_invoker = true) as select * from public.agents; grant select on reporting.agents to authenticated;
-			create view reporting.closed as select * from public.agents;`)
+			create view reporting.closed as select * from public.agents;
+			reset role;
+			create schema theirs authorization service_role; grant usage on schema theirs to tenancy_owner; set local role service_role;
+			create function theirs.hook() returns trigger language plpgsql as 'begin return new; end';
+			create trigger hook before insert on public.messages for each row execute function theirs.hook();
+			reset role;
+			insert into tenancy.trusted_object values ('theirs.hook()', 'a webhook');
+			create function public.touch() returns trigger language plpgsql as 'begin return new; end'; alter function public.touch() owner to tenancy_owner;
+			create trigger touch before update on public.messages for each row execute function public.touch();
+			create trigger unchanged before update on public.messages for each row execute function suppress_redundant_updates_trigger();`)
 		require.NoError(t, err)
 		db.Migrate(t, schema.Phase4)
 	})

@@ -22,6 +22,7 @@ func TestPhase4(t *testing.T) {
 		"production-deployment/staging-fully-tested/rls-policies-working-correctly", "success-criteria/security/rls-policies-enforce-data-isolation")
 	t.Run("Policies", testPolicies)
 	t.Run("Verification queries", testVerification)
+	t.Run("Verification of what is beside privileges", testBeside)
 	t.Run("Isolation", testIsolation)
 	t.Run("Everybody", testEverybody)
 	t.Run("Changes", testChanges)

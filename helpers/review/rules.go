@@ -63,11 +63,13 @@ func (r *reader) judge(line int, kind string, n node) {
 			boolean, _ := argument["Boolean"].(node)
 			set, _ := argument["VariableSetStmt"].(node)
 			definer = definer || element["defname"] == "security" && boolean["boolval"] == true
-			pinned = pinned || set["name"] == "search_path"
+			if path := list(set["args"]); set["name"] == "search_path" && len(path) > 0 {
+				pinned = text(path[len(path)-1]) == "pg_temp"
+			}
 		}
 		if definer && !pinned {
-			r.say(line, "definer-search-path", "makes a function that runs with its owner's rights and looks for tables where its caller says. "+
-				"Add: set search_path = ''.")
+			r.say(line, "definer-search-path", "makes a function that runs with its owner's rights and looks for tables and types where its caller says: "+
+				"his temporary ones come first unless pg_temp is named as the last. Add: set search_path = pg_catalog, pg_temp.")
 		}
 	case "CreateStmt":
 		relation, _ := n["relation"].(node)

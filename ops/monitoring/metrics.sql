@@ -15,7 +15,7 @@ revoke all on schema monitoring from public;
 
 -- Which phase is complete.
 create or replace function monitoring.rollout() returns table (phase integer)
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     phase := 0;
@@ -30,7 +30,7 @@ $$;
 create or replace function monitoring.tables()
 returns table (table_name text, class text, classified integer, row_security integer, policies bigint, recorded integer,
     invalid_indexes bigint, live_rows bigint, dead_rows bigint, bytes bigint)
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     classes jsonb := '{}';
@@ -70,7 +70,7 @@ $$;
 create or replace function monitoring.organizations()
 returns table (organization text, tenant text, type text, live integer, agents_private bigint, agents_tenant bigint, agents_platform bigint,
     documents bigint, conversations bigint, users bigint)
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     if to_regclass('tenancy.organization_stats') is null then
@@ -90,7 +90,7 @@ $$;
 
 -- How many rows of each resource table are shared with whom: by the audience key, which an index has.
 create or replace function monitoring.resources() returns table (table_name text, scope text, tenant text, rows bigint)
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     target record;
@@ -124,7 +124,7 @@ $$;
 
 -- What phase 2 found nothing to say whose it is, and nobody has given to anybody since.
 create or replace function monitoring.quarantine() returns table (table_name text, rows bigint)
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     target record;
@@ -149,7 +149,7 @@ $$;
 
 -- How old the counts of organization_stats are.
 create or replace function monitoring.statistics() returns table (name text, age_seconds double precision)
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     if to_regclass('tenancy.refreshed_statistics') is null then
@@ -163,7 +163,7 @@ $$;
 -- Whether the audit log has its months. Of the default partition's rows no more than a thousand are counted.
 create or replace function monitoring.audit()
 returns table (months_ahead bigint, partitions bigint, expired_partitions bigint, default_rows bigint)
-language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC'
 as $$
 declare
     months date[];
@@ -194,7 +194,7 @@ $$;
 -- Which text a queryid stands for, the query slow_queries of monitoring.sql says.
 create or replace function monitoring.statements()
 returns table (queryid text, role text, calls_total bigint, seconds_total double precision, rows_total bigint)
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- Not preloaded, it is a view that fails.
@@ -221,7 +221,7 @@ $$;
 -- What is going on. Runs as who asks, as the one before.
 create or replace function monitoring.activity()
 returns table (longest_statement_seconds double precision, longest_transaction_seconds double precision, waiting bigint)
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
     select
         coalesce(max(extract(epoch from clock_timestamp() - a.query_start)) filter (where a.state = 'active'), 0)::double precision,

@@ -21,7 +21,7 @@ func wantedFunctions() []definition {
 		{"audit.detach_partitions(interval)", "invoker volatile no search_path " + nobody, "users would take the history away"},
 	}
 	for _, table := range resourceTables {
-		wanted = append(wanted, definition{"public.get_accessible_" + table + "(uuid,integer)", `definer stable search_path="" ` + users, policies})
+		wanted = append(wanted, definition{"public.get_accessible_" + table + "(uuid,integer)", `definer stable search_path=pg_catalog, pg_temp ` + users, policies})
 	}
 	for _, f := range []struct{ name, rights, who, otherwise string }{
 		{"public.get_organization_hierarchy(uuid)", "definer", users, policies},
@@ -43,7 +43,7 @@ func wantedFunctions() []definition {
 		if f.rights != "definer volatile" && f.rights != "invoker volatile" {
 			f.rights += " stable"
 		}
-		wanted = append(wanted, definition{f.name, f.rights + ` search_path="" ` + f.who, f.otherwise})
+		wanted = append(wanted, definition{f.name, f.rights + ` search_path=pg_catalog, pg_temp ` + f.who, f.otherwise})
 	}
 	return wanted
 }
@@ -85,13 +85,13 @@ func testFunctionDefinitions(t *testing.T) {
 	for name, test := range map[string]struct{ fault, problem string }{
 		"a search_path that the caller chooses": {`alter function public.get_organization_tenant(uuid) reset search_path`,
 			`function public.get_organization_tenant(uuid) is definer stable no search_path authenticated service_role tenancy_owner, ` +
-				`wanted is definer stable search_path="" authenticated service_role tenancy_owner: an answer would depend on what row level security hides from the caller`},
+				`wanted is definer stable search_path=pg_catalog, pg_temp authenticated service_role tenancy_owner: an answer would depend on what row level security hides from the caller`},
 		"a function that asks with the caller's rights": {`alter function authz.audiences_of(uuid) security invoker`,
-			`function authz.audiences_of(uuid) is invoker stable search_path="" tenancy_owner, ` +
-				`wanted is definer stable search_path="" tenancy_owner: users would ask about each other`},
+			`function authz.audiences_of(uuid) is invoker stable search_path=pg_catalog, pg_temp tenancy_owner, ` +
+				`wanted is definer stable search_path=pg_catalog, pg_temp tenancy_owner: users would ask about each other`},
 		"one that everybody may call": {`grant execute on function public.refresh_organization_stats() to public`,
-			`function public.refresh_organization_stats() is definer volatile search_path="" PUBLIC service_role tenancy_owner, ` +
-				`wanted is definer volatile search_path="" service_role tenancy_owner: users would keep the server busy`},
+			`function public.refresh_organization_stats() is definer volatile search_path=pg_catalog, pg_temp PUBLIC service_role tenancy_owner, ` +
+				`wanted is definer volatile search_path=pg_catalog, pg_temp service_role tenancy_owner: users would keep the server busy`},
 	} {
 		t.Run("or the check finds "+name, func(t *testing.T) { finds(t, db.Owner, check, test.fault, test.problem) })
 	}

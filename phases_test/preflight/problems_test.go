@@ -37,6 +37,7 @@ var problems = []problem{
 
 	{"a service_role that row level security holds", "api_roles", verify.Failed, `alter role service_role nobypassrls`, nil},
 	{"a user who may become the owner", "api_roles", verify.Failed, `create role tenancy_bridge; grant tenancy_owner to tenancy_bridge; grant tenancy_bridge to authenticated`, nil},
+	{"a user who has what another role has", "api_roles", verify.Failed, `create role tenancy_bridge; grant tenancy_bridge to authenticated`, nil},
 	{"a table of somebody else", "owner", verify.Failed, `create role tenancy_else; grant all on schema public to tenancy_else; alter table public.messages owner to tenancy_else`, nil},
 	{"a database of somebody else", "owner", verify.Failed, `create role tenancy_else; do $$ begin execute format('alter database %I owner to tenancy_else', current_database()); end $$; grant all on schema public to tenancy_owner`, nil},
 	{"a role of the pool whose statements never end", "role_settings", verify.Warned, `create role tenancy_pool login; grant authenticated to tenancy_pool; alter role tenancy_pool set statement_timeout = 0`, nil},
@@ -67,6 +68,12 @@ var problems = []problem{
 	{"a view around row level security", "ways_around", verify.Warned, `create schema reports; grant usage on schema reports to authenticated; create view reports.all_agents as select * from public.agents; grant select on reports.all_agents to authenticated`, nil},
 	{"a function around row level security", "ways_around", verify.Warned, `set local role tenancy_owner; create schema reports; grant usage on schema reports to authenticated;
 		create function reports.all_agents() returns setof text security definer language sql as 'select name from public.agents'`, nil},
+	{"a view that deletes around row level security", "ways_around", verify.Warned, `create schema reports; grant usage on schema reports to authenticated; create view reports.all_agents as select * from public.agents; grant delete on reports.all_agents to authenticated; alter view reports.all_agents owner to tenancy_owner`, nil},
+	{"a function of the backend around row level security", "ways_around", verify.Warned, `create schema reports authorization service_role; grant usage on schema reports to authenticated; set local role service_role;
+		create function reports.all_agents() returns setof text security definer language sql as 'select name from public.agents'; reset role`, nil},
+	{"a trigger of somebody else", "foreign_triggers", verify.Warned, `create schema theirs authorization service_role; set local role service_role;
+		create function theirs.spy() returns trigger language plpgsql as 'begin return new; end';
+		create trigger spy before insert on public.messages for each row execute function theirs.spy(); reset role`, nil},
 	{"a policy for a role that phase 4 forgets", "policies", verify.Warned, `create role tenancy_analyst; create policy analysts on public.agents for select to tenancy_analyst using (true)`, nil},
 
 	{"two platforms", "organizations", verify.Failed, `insert into public.organizations (name, tenant_type) values ('Another', 'system')`, nil},
@@ -183,6 +190,9 @@ func TestPreflightRefusals(t *testing.T) {
 		{"foreign_objects", schema.Phase4, `create view public.theirs as select 1 as n; alter view public.theirs owner to service_role`},
 		{"ways_around", schema.Phase4, `create schema reports; grant usage on schema reports to authenticated; create view reports.all_agents as select * from public.agents;
 			grant select on reports.all_agents to authenticated; alter view reports.all_agents owner to tenancy_owner`},
+		{"foreign_triggers", schema.Phase4, `create schema theirs authorization service_role; grant usage on schema theirs to tenancy_owner; set local role service_role;
+			create function theirs.spy() returns trigger language plpgsql as 'begin return new; end';
+			create trigger spy before insert on public.messages for each row execute function theirs.spy()`},
 		{"unclassified_tables", schema.Phase4, `create table public.invoices (id uuid primary key); alter table public.invoices owner to tenancy_owner`},
 	} {
 		t.Run(fmt.Sprintf("%s, by %s: %s", p.check, p.next, p.sql), func(t *testing.T) {

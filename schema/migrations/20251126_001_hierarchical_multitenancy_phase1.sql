@@ -326,7 +326,7 @@ return case
 end;
 
 create or replace function tenancy.set_tenant() returns trigger
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
     new.parent_organization_type := case new.organization_type
@@ -342,7 +342,7 @@ end
 $$;
 
 create or replace function tenancy.set_audience() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     if (new.owner_organization_id, new.sharing_scope, new.owner_tenant_id, new.audience_key)
@@ -364,7 +364,7 @@ $$;
 
 -- Where both an owner and a tenant_id are given, the owner is meant: only the new application knows it.
 create or replace function tenancy.keep_owner_in_step() returns trigger
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
     if new.owner_organization_id is distinct from old.owner_organization_id then
@@ -425,7 +425,7 @@ $$;
 
 -- A scope that is given stands, unless the flags share the row: 'organization' may be the column's default.
 create or replace function tenancy.keep_scope_in_step() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     flagged public.sharing_scope_type := tenancy.legacy_scope(new);

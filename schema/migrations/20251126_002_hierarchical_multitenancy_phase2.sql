@@ -258,7 +258,7 @@ return jsonb_build_object(
 -- Rows that the old application goes on writing -------------------------------------------------------------------
 
 create or replace function tenancy.place_organization() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     given constant public.organizations := new;
@@ -288,7 +288,7 @@ $$;
 
 -- The trigger's argument is the column of the person who made the row.
 create or replace function tenancy.resolve_owner() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     moved constant uuid := tenancy.moved_to(new.owner_organization_id);

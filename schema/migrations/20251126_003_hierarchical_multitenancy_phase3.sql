@@ -181,7 +181,7 @@ where o.deleted_at is null
 -- The backend, the owner of the tables and superusers may ask about anybody. Inside a SECURITY DEFINER function
 -- current_user is its owner: the caller is the role that was set, or else who logged in.
 create or replace function authz.is_privileged() returns boolean
-language sql stable parallel safe set search_path = ''
+language sql stable parallel safe set search_path = pg_catalog, pg_temp
 begin atomic
     select exists (
         select
@@ -194,7 +194,7 @@ begin atomic
 end;
 
 create or replace function authz.require_self(p_user_id uuid) returns void
-language plpgsql stable parallel safe set search_path = ''
+language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$
 begin
     if not coalesce(p_user_id = auth.uid(), false) and not authz.is_privileged() then
@@ -204,7 +204,7 @@ end
 $$;
 
 create or replace function authz.organizations_of(p_user_id uuid, p_roles text[]) returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     return array(
@@ -217,12 +217,12 @@ end
 $$;
 
 create or replace function authz.member_organizations() returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$ begin return authz.organizations_of(auth.uid(), '{admin,member,viewer}'); end $$;
 
 -- The audience keys of a user: everybody's, and of each organization its own and its tenant's.
 create or replace function authz.audiences_of(p_user_id uuid) returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_user_id is null then
@@ -240,7 +240,7 @@ $$;
 
 -- Whose rows nobody reads, however widely they are shared. There are few, and an index has them.
 create or replace function authz.suspended_organizations() returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     return array(
@@ -258,7 +258,7 @@ $$;
 
 -- The organizations that a user sees: its own, their tenants and the platform.
 create or replace function authz.visible_organizations_of(p_user_id uuid) returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_user_id is null then
@@ -294,7 +294,7 @@ returns table (
     parent_organization_id uuid,
     level integer
 )
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- From the platform down. There are three levels and no more, so nothing recurs.
@@ -312,7 +312,7 @@ end
 $$;
 
 create or replace function public.get_organization_tenant(p_organization_id uuid) returns uuid
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
@@ -333,7 +333,7 @@ returns table (
     role text,
     access_reason text
 )
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform authz.require_self(p_user_id);
@@ -356,7 +356,7 @@ create or replace function public.can_user_access_resource(
     p_resource_owner_org_id uuid,
     p_resource_sharing_scope public.sharing_scope_type
 ) returns boolean
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Asked of each of many rows: so the guard is not called for who asks about himself, and what authz.audiences_of() says
@@ -430,7 +430,7 @@ begin
             $function$
             create or replace function %1$s(p_user_id uuid, p_limit integer default null) returns %2$s
             language plpgsql stable security definer
-            set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
+            set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set jit = off
             as $f$
             declare
                 audiences uuid[];
@@ -496,7 +496,7 @@ begin
         create or replace function public.search_agents(p_user_id uuid, p_knowledge_domains text[], p_limit integer default null)
         returns setof public.agents
         language plpgsql stable security definer
-        set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+        set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set jit = off
         as $f$
         declare
             audiences uuid[];
@@ -528,7 +528,7 @@ begin
         create or replace function public.search_knowledge_documents(p_user_id uuid, p_query text, p_limit integer default null)
         returns setof public.knowledge_documents
         language plpgsql stable security definer
-        set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+        set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set jit = off
         as $f$
         declare
             audiences uuid[];
@@ -634,7 +634,7 @@ where s.organization_id = any ((select authz.member_organizations())::uuid[])
    or (select authz.is_privileged());
 
 create or replace function public.refresh_organization_stats() returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     refresh materialized view concurrently tenancy.organization_stats;
@@ -673,7 +673,7 @@ create index if not exists idx_audit_logs_organization on public.audit_logs (org
 -- A partition for each of the months from now on, and for those that the default partition holds rows of: they move, for no
 -- month may be in two places. Returns how many it made. ATTACH, unlike PARTITION OF, lets everybody go on writing.
 create or replace function audit.make_partitions(p_months integer) returns integer
-language plpgsql set search_path = '' set timezone = 'UTC' set lock_timeout = '100ms'
+language plpgsql set search_path = pg_catalog, pg_temp set timezone = 'UTC' set lock_timeout = '100ms'
 as $$
 declare
     missing timestamptz[];

@@ -80,7 +80,10 @@ begin
 
     -- Beside public, a view or a function of the owner reads the tables past row level security, too.
     with recursive reader (oid) as (
-        select to_regclass('public.' || t.table_name)::oid from tenancy.classified_table t
+        select c.oid
+        from tenancy.classified_table t
+        join pg_catalog.pg_class c on c.oid = to_regclass('public.' || t.table_name)
+            or c.oid in (select i.inhrelid from pg_catalog.pg_inherits i where i.inhparent = to_regclass('public.' || t.table_name))
         union
         select w.ev_class
         from reader r
@@ -97,7 +100,7 @@ begin
           and c.relnamespace <> 'public'::regnamespace
           and (c.relkind = 'm' or not coalesce(c.reloptions @> '{security_invoker=true}', false))
           and has_schema_privilege(api.role, c.relnamespace, 'USAGE')
-          and has_any_column_privilege(api.role, c.oid, 'SELECT, INSERT, UPDATE')
+          and (has_any_column_privilege(api.role, c.oid, 'SELECT, INSERT, UPDATE') or has_table_privilege(api.role, c.oid, 'DELETE'))
         union
         select p.oid::regprocedure::text
         from pg_catalog.pg_proc p
@@ -106,7 +109,8 @@ begin
         where p.prosecdef
           -- A superuser's are those of the server and of extensions.
           and not r.rolsuper
-          and pg_has_role(p.proowner, (select c.relowner from pg_catalog.pg_class c where c.oid = 'public.organizations'::regclass), 'USAGE')
+          and (r.rolbypassrls
+               or pg_has_role(p.proowner, (select c.relowner from pg_catalog.pg_class c where c.oid = 'public.organizations'::regclass), 'USAGE'))
           and p.pronamespace::regnamespace::text not in ('public', 'authz', 'audit', 'tenancy')
           and has_schema_privilege(api.role, p.pronamespace, 'USAGE')
           and has_function_privilege(api.role, p.oid, 'EXECUTE')
@@ -116,6 +120,34 @@ begin
         raise exception 'these show API roles what row level security hides: %', culprits
             using hint = 'Revoke them from anon and authenticated, make views security_invoker and functions SECURITY INVOKER, '
                 'or, after a look at each, insert it into tenancy.trusted_object.';
+    end if;
+
+    -- Whoever writes runs a table's triggers, the owner too: what they do is the owner's to say, or a superuser's. Every API role
+    -- might make one until now, of a function that goes when its session ends, or of one that stays.
+    select string_agg(format('%s on %s runs %s', t.tgname, c.oid::regclass, p.oid::regprocedure), ', ' order by c.relname, t.tgname) into culprits
+    from pg_catalog.pg_trigger t
+    join pg_catalog.pg_class c on c.oid = t.tgrelid
+    join pg_catalog.pg_proc p on p.oid = t.tgfoid
+    join pg_catalog.pg_roles r on r.oid = p.proowner
+    where c.relnamespace = 'public'::regnamespace
+      and not t.tgisinternal
+      and not r.rolsuper
+      and not pg_has_role(p.proowner, c.relowner, 'USAGE')
+      and p.oid::regprocedure::text not in (select o.identity from tenancy.trusted_object o);
+    if culprits is not null then
+        raise exception 'these triggers run what is not the owner''s: %', culprits
+            using hint = 'Drop each, or end the session that made it, or give its function to the owner of the table, or, after a look at it, '
+                'insert the function into tenancy.trusted_object.';
+    end if;
+
+    -- What an API role has by another role, nobody takes from it below.
+    select string_agg(format('%s of %s', m.member::regrole, m.roleid::regrole), ', ' order by m.member::regrole::text, m.roleid::regrole::text)
+    into culprits
+    from pg_catalog.pg_auth_members m
+    where m.member in ('anon'::regrole, 'authenticated'::regrole);
+    if culprits is not null then
+        raise exception 'an API role has what this phase gives it, and no more; these are members of other roles: %', culprits
+            using hint = 'REVOKE the membership.';
     end if;
 
     select string_agg(c.relname, ', ' order by c.relname) into culprits
@@ -385,24 +417,24 @@ $$;
 -- Not for parallel workers: the planner, who does not know how few rows a caller sees, would start some, and they take
 -- longer to come than most callers' rows take to be read.
 create or replace function authz.audiences() returns uuid[]
-language plpgsql stable parallel unsafe security definer set search_path = ''
+language plpgsql stable parallel unsafe security definer set search_path = pg_catalog, pg_temp
 as $$ begin return authz.audiences_of(auth.uid()); end $$;
 
 create or replace function authz.writer_organizations() returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$ begin return authz.organizations_of(auth.uid(), '{admin,member}'); end $$;
 
 create or replace function authz.admin_organizations() returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$ begin return authz.organizations_of(auth.uid(), '{admin}'); end $$;
 
 create or replace function authz.visible_organizations() returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$ begin return authz.visible_organizations_of(auth.uid()); end $$;
 
 -- The caller, and the active members of the organizations that the caller is a member of.
 create or replace function authz.colleagues() returns uuid[]
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     return array(
@@ -418,7 +450,7 @@ $$;
 -- Whether the caller may give a row of this owner this scope: a writer within the owner, an admin of the owner to its
 -- tenant, an admin of the platform to everybody. The platform has no tenant.
 create or replace function authz.may_share(p_scope public.sharing_scope_type, p_owner uuid) returns boolean
-language plpgsql stable parallel safe security definer set search_path = ''
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     return coalesce(
@@ -436,7 +468,7 @@ $$;
 -- the caller may share stands in the trigger's condition, which holds the function itself, as a policy does: in here it
 -- would be looked up by its name, in a schema that the caller may not enter.
 create or replace function authz.guard() returns trigger
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- The backend, the owner and soft_delete().
@@ -459,7 +491,7 @@ $$;
 -- Hiding a row takes a function: an UPDATE of deleted_at cannot pass the policy that hides deleted rows. Who may not
 -- do it hears the same as who names a row that does not exist.
 create or replace function public.soft_delete(p_resource_type text, p_resource_id uuid) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     privileged constant boolean := authz.is_privileged();
@@ -598,7 +630,7 @@ begin
     -- asking once which conversations are the caller's costs what the caller has.
     execute format(
         'create or replace function authz.own_conversations() returns uuid[]
-         language plpgsql stable parallel safe security definer set search_path = ''''
+         language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
          as $f$ begin return array(select c.id from public.conversations c where %s); end $f$', own);
 end
 $$;
@@ -660,7 +692,7 @@ create policy admins_view_audit_logs on public.audit_logs for select to authenti
 -- they may not read in the table itself: the settings of an organization hold whatever the backend needs. NULL is all
 -- columns.
 create or replace function audit.shown_columns(p_table regclass, p_class text) returns text[]
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
     return case p_class
@@ -681,7 +713,7 @@ return case when p_columns is null or p_key = any (p_columns) or coalesce(p_valu
 -- Of the request's claims those that tell which sign-in it was. The others, an address, a phone number, what the provider knows,
 -- are about a person whom the admins who read this may not know.
 create or replace function audit.claims() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
     said constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
@@ -701,7 +733,7 @@ $$;
 -- column has: to_jsonb(alias) would mean the column. OFFSET 0 makes the planner convert a row once, and not wherever it is
 -- named. A row of which everything is shown is not taken apart for it.
 create or replace function audit.record() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     columns constant text[] := audit.shown_columns(tg_relid, tg_argv[0]);

@@ -52,7 +52,7 @@ create table if not exists maintenance.history (
 -- As the role that the API took on, also inside a function that runs as its owner; who that is, and what he may read, is no
 -- reason to refuse him while the mode is off.
 create or replace function maintenance.refuse() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     caller constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
@@ -70,7 +70,7 @@ end
 $$;
 
 create or replace function maintenance.jobs_paused() returns boolean
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
     select since is not null from maintenance.state;
 end;

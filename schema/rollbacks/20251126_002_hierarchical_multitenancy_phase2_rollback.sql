@@ -58,7 +58,7 @@ begin
     -- From now on nobody gets an owner or a place that he does not bring. But both ids of the platform go on being
     -- understood: they mean the old one as soon as it is there again, so that nobody refers to a row that is about to go.
     create or replace function tenancy.resolve_owner() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $f$
     declare
         moved constant uuid := (

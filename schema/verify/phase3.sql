@@ -238,7 +238,7 @@ from (
 ) as w
 left join pg_catalog.pg_proc p on p.oid = to_regprocedure(w.signature)
 where p.prosecdef is not true
-   or not coalesce(p.proconfig @> array['search_path=""'], false)
+   or not coalesce(p.proconfig @> array['search_path=pg_catalog, pg_temp'], false)
    or has_function_privilege('anon', p.oid, 'execute')
 order by w.signature;
 

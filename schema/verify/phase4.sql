@@ -78,7 +78,8 @@ order by 1, 2;
 -- name: privileges_that_go_around_policies
 -- box: success-criteria/security/users-cannot-see-unauthorized-data
 -- expect: none
--- Who has not signed in has none at all; TRUNCATE asks no policy, and a temporary table hides a real one.
+-- Who has not signed in has none at all; TRUNCATE asks no policy, and a temporary table hides a real one. What another role
+-- lends, or a trigger of somebody else does, is none of what phase 4 gave.
 select case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee, a.privilege_type, o.object
 from (
     select c.oid::regclass::text as object, c.relacl as acl, false as is_log
@@ -110,6 +111,21 @@ where a.grantee in (0, 'anon'::regrole, 'authenticated'::regrole, 'service_role'
       or a.privilege_type <> 'SELECT' and o.is_log
       or a.privilege_type = 'USAGE' and o.object in ('schema tenancy', 'schema authz', 'schema audit')
   )
+union all
+select m.member::regrole::text, 'MEMBER', 'role ' || m.roleid::regrole
+from pg_catalog.pg_auth_members m
+where m.member in ('anon'::regrole, 'authenticated'::regrole)
+union all
+select p.proowner::regrole::text, 'TRIGGER', format('%s on %s, which runs %s', t.tgname, c.oid::regclass, p.oid::regprocedure)
+from pg_catalog.pg_trigger t
+join pg_catalog.pg_class c on c.oid = t.tgrelid
+join pg_catalog.pg_proc p on p.oid = t.tgfoid
+join pg_catalog.pg_roles r on r.oid = p.proowner
+where c.relnamespace = 'public'::regnamespace
+  and not t.tgisinternal
+  and not r.rolsuper
+  and not pg_has_role(p.proowner, c.relowner, 'USAGE')
+  and p.oid::regprocedure::text not in (select o.identity from tenancy.trusted_object o)
 order by 3, 1, 2;
 
 -- name: functions_that_go_around_policies
@@ -120,7 +136,7 @@ select p.oid::regprocedure as function, p.proconfig as settings, has_function_pr
 from pg_catalog.pg_proc p
 where p.pronamespace in ('public'::regnamespace, 'tenancy'::regnamespace, 'authz'::regnamespace, 'audit'::regnamespace)
   and p.prosecdef
-  and (has_function_privilege('anon', p.oid, 'EXECUTE') or not coalesce('search_path=""' = any (p.proconfig), false))
+  and (has_function_privilege('anon', p.oid, 'EXECUTE') or not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false))
 order by p.oid::regprocedure::text;
 
 -- name: views_that_go_around_policies
