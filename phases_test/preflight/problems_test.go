@@ -62,6 +62,7 @@ var problems = []problem{
 	{"an index that phase 3 refuses", "names_taken", verify.Failed, `create index idx_agents_org_list on public.agents (name)`, nil},
 	{"a table whose readers nobody has named", "unclassified_tables", verify.Warned, `set local role tenancy_owner; create table public.invoices (id uuid primary key)`, nil},
 	{"an index that tells what others have", "unique_indexes", verify.Failed, `create unique index agents_name on public.agents (name)`, nil},
+	{"an exclusion that tells it", "unique_indexes", verify.Failed, `alter table public.workflows add constraint own_name exclude (name with =)`, nil},
 	{"an index that was never finished", "invalid_indexes", verify.Warned, `update pg_index set indisvalid = false where indexrelid = 'public.agents_tenant_id_idx'::regclass`, nil},
 	{"a function that the owner cannot close", "foreign_objects", verify.Failed, `create role tenancy_else; grant all on schema public to tenancy_else;
 		set local role tenancy_else; create function public.theirs() returns integer return 1; reset role`, nil},

@@ -41,7 +41,7 @@ begin
     from tenancy.classified_table t
     join pg_catalog.pg_index i on i.indrelid = to_regclass('public.' || t.table_name)
     where t.class = 'resource'
-      and i.indisunique
+      and (i.indisunique or i.indisexclusion)
       and not i.indisprimary
       and not exists (
           select from pg_catalog.pg_attribute a

@@ -514,7 +514,7 @@ select 'unique_indexes' as check,
 from pg_catalog.pg_index i
 join pg_catalog.pg_class c on c.oid = i.indrelid and c.relnamespace = 'public'::regnamespace
 where c.relname in ('agents', 'knowledge_documents', 'prompts', 'workflows', 'use_cases', 'capabilities')
-  and i.indisunique
+  and (i.indisunique or i.indisexclusion)
   and not i.indisprimary
   and not exists (
       select from pg_catalog.pg_attribute a
