@@ -94,6 +94,13 @@ func plans() []plan {
 			pages: constant(depth + 3*large.Rows/1000),
 		},
 		{
+			// The index is asked for its words, which all have, and the documents of the caller for the phrase.
+			name: "documents with a phrase", table: "knowledge_documents", index: "idx_knowledge_documents_text", own: true,
+			inside: "public.knowledge_documents",
+			sql:    `select * from public.search_knowledge_documents($1, 'word7 "lorem ipsum"', 50)`, args: []any{me{}},
+			pages: constant(3*depth + 3*large.Rows/1000),
+		},
+		{
 			name: "the hierarchy of an organization", inside: "public.organizations", own: true, asks: 2, // once to estimate
 			sql: "select * from public.get_organization_hierarchy($1)", args: []any{fixtures.Novartis.ID},
 		},

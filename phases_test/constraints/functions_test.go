@@ -32,6 +32,8 @@ func testFunctions(t *testing.T) {
 	t.Run("Lists", testLists)
 	t.Run("Lists read little", testListsReadLittle)
 	t.Run("Search", testSearch)
+	t.Run("Search finds what the condition by itself finds", testSearchAnswers)
+	t.Run("Search parses nothing hidden", testSearchParses)
 	t.Run("Who may ask", testWhoMayAsk)
 	t.Run("Hostile arguments", testHostileArguments)
 	t.Run("Switched off or deleted", testSwitchedOff)
