@@ -90,7 +90,7 @@ func testTalking(t *testing.T) {
 			select from public.prompts where name <> all (array(select name from public.prompts)) and name::int is not null`, filtered}})
 		require.NotContains(t, says(t, as(fixtures.Alice), `select from public.prompts where name::int is not null`).Message, "Pfizer trial")
 	})
-	t.Run("the plan does not say how many rows there are of others", func(t *testing.T) {
+	t.Run("statistics do not say what there is of others", func(t *testing.T) {
 		check(t, db, map[string]step{
 			"statistics of columns that one does not see": {as(fixtures.Alice), `select from pg_catalog.pg_stats where schemaname = 'public' and tablename = 'agents'`, filtered},
 			"who owns the table sees them":                {actor.Service(), `select from public.agents`, done},
