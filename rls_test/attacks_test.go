@@ -114,10 +114,21 @@ func testAttacksByWriting(t *testing.T) {
 			"nobody who has not signed in":         {actor.Anonymous(), softDelete("agents", fixtures.NovartisAgent.ID), denied},
 		},
 		"making oneself an admin": {
-			"of Pfizer, from nowhere":          {as(fixtures.Nobody), joins(fixtures.Nobody, fixtures.Pfizer), rejected},
-			"of Pfizer, from Novartis":         {adam, joins(fixtures.Adam, fixtures.Pfizer), rejected},
-			"of the platform":                  {as(fixtures.Peter), `update public.user_organizations set role = 'admin'`, filtered},
-			"an admin of Pfizer makes him one": {paula, joins(fixtures.Nobody, fixtures.Pfizer), done},
+			"of Pfizer, from nowhere":   {as(fixtures.Nobody), joins(fixtures.Nobody, fixtures.Pfizer), rejected},
+			"of Pfizer, from Novartis":  {adam, joins(fixtures.Adam, fixtures.Pfizer), rejected},
+			"of the platform":           {as(fixtures.Peter), `update public.user_organizations set role = 'admin'`, filtered},
+			"the backend makes him one": {actor.Service(), joins(fixtures.Nobody, fixtures.Pfizer), done},
+		},
+		"reading a stranger's address, by letting him in": {
+			"whose id stands on a row that is shared": {paula, fmt.Sprintf(`
+				insert into public.user_organizations (user_id, organization_id, role)
+				select created_by, '%s', 'viewer' from public.agents where id = '%s'`, fixtures.Pfizer.ID, fixtures.NovartisSharedAgent.ID), rejected},
+			"as one who has left already": {paula, fmt.Sprintf(`
+				insert into public.user_organizations (user_id, organization_id, is_active) values ('%s', '%s', false)`, fixtures.Adam.ID, fixtures.Pfizer.ID), rejected},
+			"in somebody else's place":      {paula, `update public.user_organizations set user_id = '` + fixtures.Adam.ID + `'`, denied},
+			"of an organization of hers":    {as(fixtures.Tess), joins(fixtures.Adam, fixtures.Pharmaceuticals), rejected},
+			"whom there is not":             {paula, joins(fixtures.User{ID: "99999999-0000-4000-8000-000000000099"}, fixtures.Pfizer), rejected},
+			"whom she knows from elsewhere": {as(fixtures.Max), joins(fixtures.Bob, fixtures.Novartis), done},
 		},
 	} {
 		for what, s := range steps {

@@ -151,6 +151,20 @@ func (w world) memberBelow(user, tenant string) bool {
 	return false
 }
 
+// knows is whether a user may know another's address: his own, and those of the
+// members of the organizations that he is a member of.
+func (w world) knows(user, other string) bool {
+	if user == other {
+		return true
+	}
+	for id := range w.organizations {
+		if w.member(user, id) && w.member(other, id) {
+			return true
+		}
+	}
+	return false
+}
+
 // granted is whether a user, "" for nobody in particular, may do something to the
 // rows of a table at all.
 func (w world) granted(user string, v verb, table string) bool {
@@ -182,16 +196,8 @@ func (w world) mayRead(user string, r row) bool {
 			return true
 		}
 		return w.organizations[r.key].level == fixtures.TenantLevel && w.memberBelow(user, r.key)
-	case "users": // oneself, and colleagues
-		if r.user == user {
-			return true
-		}
-		for id := range w.organizations {
-			if w.member(user, id) && w.member(r.user, id) {
-				return true
-			}
-		}
-		return false
+	case "users":
+		return w.knows(user, r.user)
 	case "user_organizations":
 		return r.user == user || w.member(user, r.owner)
 	case "organization_stats":
@@ -220,8 +226,8 @@ func (w world) mayInsert(user string, r row) bool {
 		return r.user == user && w.member(user, r.owner) && (r.agent == "" || w.mayRead(user, w.agent(r.agent)))
 	case "messages": // what the assistant says is the backend's to write
 		return r.speaker == "user" && w.mayRead(user, r)
-	case "user_organizations":
-		return w.admin(user, r.owner) && r.user != user
+	case "user_organizations": // nobody whose address he would learn by that
+		return w.admin(user, r.owner) && r.user != user && w.knows(user, r.user)
 	case "organizations", "users", "audit_logs", "organization_stats":
 		return false
 	}

@@ -206,6 +206,8 @@ func mutants() []batch {
 				`vera@novartis.com inserts agents "New" of Novartis (organization scope)`},
 			"a member inserts as somebody else": {policyWithout("agents", "users_create_agents", "created_by = (select auth.uid())"),
 				`alice@novartis.com inserts agents "New" of Novartis (organization scope) as made by adam@novartis.com`},
+			"an admin lets in whom he does not know": {policyWithout("user_organizations", "admins_add_memberships", "user_id = any ((select authz.colleagues())::uuid[])"),
+				`adam@novartis.com inserts user_organizations "bob@pfizer.com" of Novartis`},
 		}),
 		alone(whenInserting, map[string]mutant{
 			"members share with everybody": {policyWithout("agents", "users_create_agents", "'00000000-0000-0000-0000-000000000001' = any ((select authz.admin_organizations())::uuid[])"),

@@ -46,7 +46,7 @@ func policies() []policy {
 			`id = any ((select authz.colleagues())::uuid[])`, ""},
 		{"user_organizations", "users_view_memberships", "select",
 			`user_id = (select auth.uid()) or organization_id = any ((select authz.member_organizations())::uuid[])`, ""},
-		{"user_organizations", "admins_add_memberships", "insert", "", others},
+		{"user_organizations", "admins_add_memberships", "insert", "", others + ` and user_id = any ((select authz.colleagues())::uuid[])`},
 		{"user_organizations", "admins_change_memberships", "update", others, others},
 		{"user_organizations", "admins_remove_memberships", "delete", others, ""},
 		{"audit_logs", "admins_view_audit_logs", "select", administered, ""},

@@ -79,7 +79,7 @@ func testDirectory(t *testing.T) {
 		return fmt.Sprintf(`insert into public.user_organizations (user_id, organization_id, role) values ('%s', '%s', '%s')`, user.ID, organization.ID, role)
 	}
 	const promote = `update public.user_organizations set role = 'admin'`
-	alice, adam := as(fixtures.Alice), as(fixtures.Adam)
+	alice, adam, max := as(fixtures.Alice), as(fixtures.Adam), as(fixtures.Max)
 	check(t, db, map[string]step{
 		"an admin renames the organization":                   {adam, `update public.organizations set name = 'Novartis AG'`, done},
 		"a member does not":                                   {alice, `update public.organizations set name = 'Novartis AG'`, filtered},
@@ -97,11 +97,13 @@ func testDirectory(t *testing.T) {
 		"nobody makes a user":                                 {adam, `insert into public.users (email) values ('new@novartis.com')`, denied},
 		"nobody deletes a user":                               {adam, `delete from public.users`, denied},
 
-		"an admin adds a member":                              {adam, add(fixtures.Nobody, fixtures.Novartis, "viewer"), done},
-		"an admin adds an admin":                              {adam, add(fixtures.Nobody, fixtures.Novartis, "admin"), done},
-		"of a role that there is":                             {adam, add(fixtures.Nobody, fixtures.Novartis, "owner"), `ERROR: new row for relation "user_organizations" violates check constraint "user_organizations_role_valid" (SQLSTATE 23514)`},
-		"a member adds nobody":                                {alice, add(fixtures.Nobody, fixtures.Novartis, "viewer"), rejected},
-		"an admin adds nobody elsewhere":                      {adam, add(fixtures.Nobody, fixtures.Pfizer, "viewer"), rejected},
+		"an admin adds whom he shares an organization with": {max, add(fixtures.Bob, fixtures.Novartis, "viewer"), done},
+		"as an admin, too":                                    {max, add(fixtures.Bob, fixtures.Novartis, "admin"), done},
+		"of a role that there is":                             {max, add(fixtures.Bob, fixtures.Novartis, "owner"), `ERROR: new row for relation "user_organizations" violates check constraint "user_organizations_role_valid" (SQLSTATE 23514)`},
+		"an admin adds nobody whom he does not know":          {adam, add(fixtures.Nobody, fixtures.Novartis, "viewer"), rejected},
+		"the backend does, who was asked":                     {actor.Service(), add(fixtures.Nobody, fixtures.Novartis, "viewer"), done},
+		"a member adds nobody":                                {as(fixtures.Dana), add(fixtures.Carol, fixtures.Novartis, "viewer"), rejected},
+		"an admin adds nobody elsewhere":                      {max, add(fixtures.Alice, fixtures.Pfizer, "viewer"), rejected},
 		"the tenant's admin adds nobody to its organizations": {as(fixtures.Tess), add(fixtures.Nobody, fixtures.Novartis, "viewer"), rejected},
 		"nobody adds himself":                                 {as(fixtures.Nobody), add(fixtures.Nobody, fixtures.Novartis, "viewer"), rejected},
 		"an admin does not add himself elsewhere":             {adam, add(fixtures.Adam, fixtures.Pfizer, "admin"), rejected},
@@ -113,6 +115,7 @@ func testDirectory(t *testing.T) {
 		"an admin here changes nobody there":                  {as(fixtures.Max), promote + of(fixtures.Bob, fixtures.Pfizer), filtered},
 		"an admin lets a former member back in":               {adam, `update public.user_organizations set is_active = true` + of(fixtures.Eve, fixtures.Novartis), done},
 		"a former member does not let himself back in":        {as(fixtures.Eve), `update public.user_organizations set is_active = true`, filtered},
+		"but not as if he were new":                           {adam, add(fixtures.Eve, fixtures.Novartis, "member") + ` on conflict (user_id, organization_id) do update set is_active = true`, rejected},
 		"an admin does not move a membership":                 {adam, `update public.user_organizations set organization_id = '` + fixtures.Pfizer.ID + `'`, denied},
 		"nor make it somebody else's":                         {adam, `update public.user_organizations set user_id = '` + fixtures.Nobody.ID + `'`, denied},
 		"an admin removes a member":                           {adam, `delete from public.user_organizations` + of(fixtures.Alice, fixtures.Novartis), done},

@@ -670,9 +670,14 @@ create policy users_view_memberships on public.user_organizations for select to 
         or organization_id = any ((select authz.member_organizations())::uuid[])
     );
 
--- Never one's own: an admin who leaves says so to another admin.
+-- Never one's own: an admin who leaves says so to another admin. Nor a stranger's, whose id stands on what he has shared: by
+-- the membership the admin would read his address. Who is new to an admin is let in by the backend, which has asked him.
 create policy admins_add_memberships on public.user_organizations for insert to authenticated
-    with check (organization_id = any ((select authz.admin_organizations())::uuid[]) and user_id <> (select auth.uid()));
+    with check (
+        organization_id = any ((select authz.admin_organizations())::uuid[])
+        and user_id <> (select auth.uid())
+        and user_id = any ((select authz.colleagues())::uuid[])
+    );
 
 create policy admins_change_memberships on public.user_organizations for update to authenticated
     using (organization_id = any ((select authz.admin_organizations())::uuid[]) and user_id <> (select auth.uid()))
