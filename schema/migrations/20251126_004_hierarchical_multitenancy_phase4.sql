@@ -848,7 +848,7 @@ begin
             ('function', 'authz.may_share(public.sharing_scope_type, uuid)',
                 'Whether the caller may give a row of this owner this scope: a writer within the owner, an admin of the owner to its tenant, an admin of the platform to everybody.'),
             ('function', 'authz.guard()',
-                'Trigger: what users cannot change: id, owner, creator, dates; and a scope that they may not give. Error: insufficient_privilege (42501).'),
+                'Trigger: what users cannot change: id, owner, creator, when it was made and deleted; and a scope that they may not give. Error: insufficient_privilege (42501).'),
             ('function', 'audit.claims()',
                 'Of the request''s claims those that tell which sign-in it was, and nothing about the person.'),
             ('function', 'audit.record()',
