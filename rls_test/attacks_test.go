@@ -46,6 +46,9 @@ func testAttacksByWriting(t *testing.T) {
 	joins := func(user fixtures.User, o fixtures.Organization) string {
 		return fmt.Sprintf(`insert into public.user_organizations (user_id, organization_id, role) values ('%s', '%s', 'admin')`, user.ID, o.ID)
 	}
+	founds := func(id string) string {
+		return fmt.Sprintf(`insert into public.organizations (id, name, slug, organization_type, parent_organization_id) values ('%s', 'New', 'new', 'tenant', '%s')`, id, fixtures.PlatformID)
+	}
 	all := map[string]step{}
 	for attack, steps := range map[string]map[string]step{
 		"sharing on insert": {
@@ -118,6 +121,12 @@ func testAttacksByWriting(t *testing.T) {
 			"of Pfizer, from Novartis":  {adam, joins(fixtures.Adam, fixtures.Pfizer), rejected},
 			"of the platform":           {as(fixtures.Peter), `update public.user_organizations set role = 'admin'`, filtered},
 			"the backend makes him one": {actor.Service(), joins(fixtures.Nobody, fixtures.Pfizer), done},
+		},
+		"reading what a tenant shares, from one of a chosen id": {
+			"which is the tenant's but for the version": {actor.Service(), founds("00000001-0000-1000-8000-000000000002"), `ERROR: duplicate key value violates unique constraint "idx_organizations_shared_key" (SQLSTATE 23505)`},
+			"which is the platform's but for it":        {actor.Service(), founds("00000000-0000-4000-0000-000000000001"), `ERROR: duplicate key value violates unique constraint "idx_organizations_shared_key" (SQLSTATE 23505)`},
+			"which stands for what the tenant shares":   {actor.Service(), founds("00000001-0000-f000-8000-000000000002"), `ERROR: new row for relation "organizations" violates check constraint "organizations_id_is_no_shared_key" (SQLSTATE 23514)`},
+			"which is nobody's":                         {actor.Service(), founds("00000009-0000-1000-8000-000000000002"), done},
 		},
 		"reading a stranger's address, by letting him in": {
 			"whose id stands on a row that is shared": {paula, fmt.Sprintf(`

@@ -172,6 +172,7 @@ func testVerification(t *testing.T) {
 		"children_whose_parent_is_no_tenant": `update public.organizations set parent_organization_id = gen_random_uuid() where slug = 'pfizer'`,
 		"dangling_owners":                    broken + `update public.capabilities set owner_organization_id = gen_random_uuid() where code = 'CAP-PFE-1'`,
 		"derived_columns":                    broken + `update public.agents set audience_key = '` + shared(fixtures.Pharmaceuticals.ID) + `' where name = 'Agent of the tenant itself'`,
+		"ids_of_what_is_shared":              `insert into public.organizations (id, name) values ('00000001-0000-1000-8000-000000000002', 'Another')`,
 		"organizations_in_quarantine":        "",
 		"rows_in_quarantine":                 "",
 		"private_rows_of_the_platform":       "",

@@ -112,6 +112,23 @@ func testRefusals(t *testing.T) {
 			phasetest.Exec(t, db, `drop index public.`+name)
 		}
 	})
+	t.Run("an id that is one of phase 2's own but for the version", func(t *testing.T) {
+		t.Parallel()
+		for _, own := range []string{fixtures.PlatformID, fixtures.QuarantineTenantID, fixtures.QuarantineOrganizationID} {
+			db := pgtest.New(t, schema.Phase1, fixtures.World()...)
+			twin := own[:14] + "4" + own[15:]
+			phasetest.Exec(t, db, `insert into public.organizations (id, name) values ($1, 'Roche')`, twin)
+			phasetest.Refuses(t, db, f, own+", "+twin+" differ in the version of the UUID alone: one would read what the other shares")
+		}
+	})
+	t.Run("but not that of the platform, which gets phase 2's", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t, schema.Phase1)
+		phasetest.Exec(t, db, `insert into public.organizations (id, name, tenant_type) values ('00000000-0000-4000-0000-000000000001', 'VITAL', 'system')`)
+		db.Migrate(t, schema.Phase2)
+		db.Migrate(t, schema.Phase3)
+		require.Equal(t, []string{fixtures.PlatformID}, query[string](t, db, `select id::text from public.organizations where organization_type = 'platform'`))
+	})
 	t.Run("organizations that contradict each other, all of which it names", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, schema.Phase1, fixtures.World()...)
@@ -156,6 +173,11 @@ func testRefusals(t *testing.T) {
 		const shares = "0000000c-0000-f000-8000-000000000001"
 		steal(shares)
 		refused("%s is an id that stands for what an organization shares: 'Roche'", shares)
+
+		const twin, version = "0000000c-0000-4000-8000-000000000002", "0000000c-0000-1000-8000-000000000002"
+		steal(twin)
+		steal(version)
+		refused("%s, %s differ in the version of the UUID alone: one would read what the other shares", version, twin)
 
 		definitions, data := phasetest.Catalog(t, db), phasetest.Data(t, db)
 		_, err := db.Run(t, f)

@@ -175,6 +175,11 @@ func insertOrganization(level fixtures.Level, parent string) string {
 	return fmt.Sprintf(`insert into public.organizations (name, slug, organization_type, parent_organization_id) values ('New', 'new', '%s', %s)`, level, parent)
 }
 
+// twin is a new tenant with an id that somebody has chosen.
+func twin(id string) string {
+	return fmt.Sprintf(`insert into public.organizations (id, name, slug, organization_type, parent_organization_id) values ('%s', 'Twin', 'twin', 'tenant', '%s')`, id, fixtures.PlatformID)
+}
+
 func place(organization fixtures.Organization, level fixtures.Level, parent string) string {
 	return fmt.Sprintf(`update public.organizations set organization_type = '%s', parent_organization_id = %s where id = '%s'`, level, parent, organization.After.ID)
 }
@@ -215,9 +220,14 @@ func testHierarchy(t *testing.T) {
 		"which does not come back under it":                {`insert into public.organizations (name, slug, organization_type, parent_organization_id, deleted_at) values ('Old Pfizer', 'pfizer', 'organization', ` + pharma + `, now()); update public.organizations set deleted_at = null where name = 'Old Pfizer'`, "idx_organizations_slug"},
 		"no organization's id can be a key of shared rows": {`insert into public.organizations (id, name) values ('` + sharedKey(fixtures.Pharmaceuticals.ID) + `', 'Who reads what Pharmaceuticals shares')`, "organizations_id_is_no_shared_key"},
 		"not even by an update":                            {`update public.organizations set id = '` + sharedKey(fixtures.PlatformID) + `' where slug = 'sandoz-legacy'`, "organizations_id_is_no_shared_key"},
-		"a role is one of three":                           {`update public.user_organizations set role = 'viewer' where user_id = '` + fixtures.Alice.ID + `'`, ""},
-		"and not one that somebody makes up":               {`update public.user_organizations set role = 'owner' where user_id = '` + fixtures.Alice.ID + `'`, "user_organizations_role_valid"},
-		"nor none":                                         {`update public.user_organizations set role = null where user_id = '` + fixtures.Alice.ID + `'`, "role"},
+		"a backend chooses an id":                          {twin("0000000a-0000-1000-8000-000000000001"), ""},
+		"but none that a tenant has in another version, or they would share one audience": {twin("00000001-0000-1000-8000-000000000002"), "idx_organizations_shared_key"},
+		"nor the platform":                   {twin("00000000-0000-4000-0000-000000000001"), "idx_organizations_shared_key"},
+		"nor the quarantine":                 {twin("00000000-0000-4000-0000-000000000002"), "idx_organizations_shared_key"},
+		"not even by an update, either":      {`update public.organizations set id = '00000001-0000-7000-8000-000000000002' where slug = 'sandoz-legacy'`, "idx_organizations_shared_key"},
+		"a role is one of three":             {`update public.user_organizations set role = 'viewer' where user_id = '` + fixtures.Alice.ID + `'`, ""},
+		"and not one that somebody makes up": {`update public.user_organizations set role = 'owner' where user_id = '` + fixtures.Alice.ID + `'`, "user_organizations_role_valid"},
+		"nor none":                           {`update public.user_organizations set role = null where user_id = '` + fixtures.Alice.ID + `'`, "role"},
 	})
 }
 

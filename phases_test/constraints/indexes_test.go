@@ -63,6 +63,7 @@ func wantedIndexes() []definition {
 	wanted := []definition{
 		{"idx_organizations_slug", "CREATE UNIQUE INDEX idx_organizations_slug ON public.organizations USING btree (slug) WHERE (deleted_at IS NULL)", "two live organizations would have one address"},
 		{"idx_organizations_one_platform", "CREATE UNIQUE INDEX idx_organizations_one_platform ON public.organizations USING btree ((true)) WHERE (organization_type = 'platform'::public.organization_type)", "there would be a second platform"},
+		{"idx_organizations_shared_key", "CREATE UNIQUE INDEX idx_organizations_shared_key ON public.organizations USING btree (authz.shared_key(id))", "two organizations would read what either shares"},
 		{"idx_organizations_id_type", "CREATE UNIQUE INDEX idx_organizations_id_type ON public.organizations USING btree (id, organization_type)", targets},
 		{"idx_organizations_id_tenant", "CREATE UNIQUE INDEX idx_organizations_id_tenant ON public.organizations USING btree (id, tenant_organization_id)", targets},
 		{"idx_organizations_parent", "CREATE INDEX idx_organizations_parent ON public.organizations USING btree (parent_organization_id, parent_organization_type)", deletion},

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -108,6 +109,10 @@ func testDirtyData(t *testing.T) {
 			"1 rows of workflows without a scope, or not shared as their scope says"},
 		{"a membership with a role that nobody knows", `update public.user_organizations set role = 'owner' where user_id = '` + fixtures.Alice.ID + `'`,
 			"1 memberships with a role that is none of admin, member, viewer"},
+		{"an organization whose id stands for what another shares", twin("0000000a-0000-f000-8000-000000000001"),
+			"1 organizations whose id stands for what another shares"},
+		{"an organization that would share with another what each shares with its own", strings.ReplaceAll(twin("00000001-0000-1000-8000-000000000002"), "'twin'", "'other-twin'"),
+			"1 organizations whose id is another's but for the version of the UUID"},
 		{"an organization with an empty slug", `update public.organizations set slug = '' where slug = 'mayo-clinic'`,
 			"1 organizations without a slug"},
 		{"two live organizations with one slug", `update public.organizations set slug = 'pfizer' where slug = 'sandoz-legacy'`,
@@ -136,6 +141,29 @@ func testDirtyData(t *testing.T) {
 			require.Contains(t, all, test.message[2:])
 		}
 		require.Empty(t, catalog.Diff(definitions, phasetest.Catalog(t, db)))
+	})
+	t.Run("an organization gets another id, as phase 2's verification says, and takes its rows with it", func(t *testing.T) {
+		t.Parallel()
+		const chosen, another, member = "00000001-0000-1000-8000-000000000002", "0000000a-0000-4000-8000-000000000001", "0000000a-0000-4000-8000-000000000002"
+		db := phase2(t)
+		phasetest.Exec(t, db, twin(chosen)+`;
+			insert into public.organizations (id, name, slug, organization_type, parent_organization_id) values ('`+member+`', 'Roche', 'roche', 'organization', '`+chosen+`');
+			insert into public.user_organizations (user_id, organization_id) values ('`+fixtures.Nobody.ID+`', '`+chosen+`');
+			insert into public.agents (name, owner_organization_id, sharing_scope) values ('Of the twin', '`+chosen+`', 'organization'), ('From the twin', '`+chosen+`', 'tenant'), ('From Roche', '`+member+`', 'tenant')`)
+		require.Equal(t, []string{"1 organizations whose id is another's but for the version of the UUID"}, problemsOf(t, db, f))
+		_, err := db.Owner.Exec(t.Context(), `call tenancy.move_organization('`+chosen+`', '`+another+`')`)
+		require.NoError(t, err)
+		db.Migrate(t, schema.Phase2)
+		db.Migrate(t, schema.Phase3)
+		names := func(user fixtures.User) []string {
+			rows, err := db.Owner.Query(t.Context(), `select agent_name from public.get_accessible_agents($1) where agent_name ~ 'Roche|twin|Pharma-wide' order by 1`, user.ID)
+			require.NoError(t, err)
+			found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			require.NoError(t, err)
+			return found
+		}
+		require.Equal(t, []string{"From Roche", "From the twin", "Of the twin"}, names(fixtures.Nobody))
+		require.Equal(t, []string{"Pharma-wide Agent"}, names(fixtures.Tess))
 	})
 	t.Run("a deleted organization's slug is nobody's", func(t *testing.T) {
 		t.Parallel()

@@ -79,6 +79,12 @@ var problems = []problem{
 
 	{"two platforms", "organizations", verify.Failed, `insert into public.organizations (name, tenant_type) values ('Another', 'system')`, nil},
 	{"two tenants of one key", "organizations", verify.Failed, `insert into public.organizations (name, tenant_type, tenant_key) values ('Another', 'pharmaceuticals', 'pharma')`, nil},
+	{"an id that stands for what an organization shares", "organizations", verify.Failed, `insert into public.organizations (id, name, tenant_key) values ('0000000c-0000-f000-8000-000000000001', 'Roche', 'pharma')`, nil},
+	{"ids that stand for the same", "organizations", verify.Failed, `insert into public.organizations (id, name, tenant_key) values
+		('0000000c-0000-4000-8000-000000000001', 'Roche', 'pharma'), ('0000000c-0000-1000-8000-000000000001', 'Bayer', 'pharma')`, nil},
+	{"an id that stands for the same as the platform's to be", "organizations", verify.Failed, `insert into public.organizations (id, name, tenant_key) values ('00000000-0000-4000-0000-000000000001', 'Roche', 'pharma')`, nil},
+	{"as the quarantine's", "organizations", verify.Failed, `insert into public.organizations (id, name, tenant_key) values ('00000000-0000-4000-0000-000000000002', 'Roche', 'pharma')`, nil},
+	{"as that of the organization in it", "organizations", verify.Failed, `insert into public.organizations (id, name, tenant_key) values ('00000000-0000-4000-0000-000000000003', 'Roche', 'pharma')`, nil},
 	{"an organization that no tenant is found for", "organizations_without_a_tenant", verify.Warned, `insert into public.organizations (name, tenant_key) values ('Unknown', 'biotech')`, nil},
 	{"an organization without a name", "organizations_without_a_name", verify.Warned, `insert into public.organizations (tenant_key) values ('pharma')`, nil},
 	{"a row whose organization is gone", "rows_without_an_organization", verify.Warned, `update public.conversations set tenant_id = null;

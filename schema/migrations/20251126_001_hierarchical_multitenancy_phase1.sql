@@ -309,7 +309,8 @@ $$;
 -- The audience key is the one value that says who may read a row, so that a policy can be one indexable equality. A row
 -- that is private to its owner has the owner's id. One that is shared has the id of the tenant or the platform with the
 -- nibble f in the place of the UUID's version, which no organization's id has: under the bare id of the tenant, every
--- organization below it would read what is private to the tenant's own people.
+-- organization below it would read what is private to the tenant's own people. No two ids differ in the version alone:
+-- phase 3 sees to both.
 
 create or replace function authz.shared_key(p_organization_id uuid) returns uuid
 language sql immutable parallel safe

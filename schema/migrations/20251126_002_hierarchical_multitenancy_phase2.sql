@@ -435,6 +435,17 @@ begin
         from public.organizations o
         where substr(o.id::text, 15, 1) = 'f'
         union all
+        -- And no two stand for the same; the platform gets the id that phase 2 gives it, and the quarantine is to come.
+        select format('%s differ in the version of the UUID alone: one would read what the other shares',
+            string_agg(o.id::text, ', ' order by o.id))
+        from (
+            select o.id from public.organizations o where tenancy.level_of(o) <> 'platform'
+            union
+            values (tenancy.platform_id()), (tenancy.quarantine_tenant_id()), (tenancy.quarantine_organization_id())
+        ) as o
+        group by authz.shared_key(o.id)
+        having count(*) > 1
+        union all
         -- Rows that nobody owns must not go to whoever happens to have the id.
         select format('%s is the id of the quarantine, and of an organization that is there already: %L', o.id, o.name)
         from public.organizations o

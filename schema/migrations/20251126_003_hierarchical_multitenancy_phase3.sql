@@ -102,6 +102,13 @@ begin
                 select from public.organizations where deleted_at is null group by slug having count(*) > 1
             ) as duplicate
             union all
+            select 'organizations whose id stands for what another shares', count(*)
+            from public.organizations
+            where substr(id::text, 15, 1) = 'f'
+            union all
+            select 'organizations whose id is another''s but for the version of the UUID', count(*) - count(distinct authz.shared_key(id))
+            from public.organizations
+            union all
             select 'memberships with a role that is none of admin, member, viewer', count(*)
             from public.user_organizations
             where role is null or role not in ('admin', 'member', 'viewer')
@@ -138,7 +145,8 @@ begin
     end loop;
     if problems <> '' then
         raise exception e'the data is not ready for constraints:%', problems
-            using hint = 'Run phase 2 again; what it does not mend, correct by hand. schema/verify/phase2.sql lists the rows.';
+            using hint = 'Run phase 2 again; what it does not mend, correct by hand. schema/verify/phase2.sql lists the rows, and says '
+                'how an organization gets another id.';
     end if;
 end
 $$;
@@ -884,6 +892,8 @@ from (
     select unnest(array[
         'CREATE UNIQUE INDEX idx_organizations_slug ON public.organizations USING btree (slug) WHERE (deleted_at IS NULL)',
         'CREATE UNIQUE INDEX idx_organizations_one_platform ON public.organizations USING btree ((true)) WHERE (organization_type = ''platform''::public.organization_type)',
+        -- An id that somebody has chosen must not differ from another in the version alone: they would share one audience.
+        'CREATE UNIQUE INDEX idx_organizations_shared_key ON public.organizations USING btree (authz.shared_key(id))',
         -- What the composite foreign keys refer to.
         'CREATE UNIQUE INDEX idx_organizations_id_type ON public.organizations USING btree (id, organization_type)',
         'CREATE UNIQUE INDEX idx_organizations_id_tenant ON public.organizations USING btree (id, tenant_organization_id)',

@@ -474,7 +474,7 @@ with has (phase) as (
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace
       and (c.relname in ('organization_stats', 'audit_logs', 'audit_logs_id_seq', 'audit_logs_pkey', 'idx_audit_logs_organization',
-              'idx_organizations_slug', 'idx_organizations_one_platform', 'idx_organizations_id_type', 'idx_organizations_id_tenant',
+              'idx_organizations_slug', 'idx_organizations_one_platform', 'idx_organizations_shared_key', 'idx_organizations_id_type', 'idx_organizations_id_tenant',
               'idx_organizations_parent', 'idx_organizations_suspended', 'idx_agents_accessible', 'idx_agents_org_list',
               'idx_agents_knowledge_domains', 'idx_knowledge_documents_text', 'idx_conversations_user', 'idx_conversations_owner',
               'idx_messages_conversation', 'idx_use_cases_owner_code', 'idx_capabilities_owner_code')
@@ -662,6 +662,15 @@ from (
     select format('%s is an id that the phases keep for themselves: %L', o.id, o.name)
     from public.organizations o
     where substr(o.id::text, 15, 1) = 'f' or o.id in ('00000000-0000-0000-0000-000000000002', '00000000-0000-0000-0000-000000000003')
+    union all
+    select format('%s differ in the version of the UUID alone: one would read what the other shares', string_agg(o.id::text, ', ' order by o.id))
+    from (
+        select id from public.organizations where tenant_type is distinct from 'system'
+        union
+        values ('00000000-0000-0000-0000-000000000001'::uuid), ('00000000-0000-0000-0000-000000000002'), ('00000000-0000-0000-0000-000000000003')
+    ) as o
+    group by overlay(o.id::text placing 'f' from 15 for 1)
+    having count(*) > 1
 ) as p
 where to_regclass('tenancy.organization_journal') is null;
 
