@@ -188,6 +188,141 @@ func testShown(t *testing.T) {
 	}
 }
 
+// logged runs statements as the backend, takes them back, and returns what the audit log said of them, by organization: none where
+// it named none.
+func logged(t *testing.T, db *pgtest.DB, statements ...string) map[string][]record {
+	t.Helper()
+	found := map[string][]record{}
+	require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+		for _, sql := range statements {
+			tag, err := tx.Exec(t.Context(), sql)
+			require.NoError(t, err, sql)
+			require.Positive(t, tag.RowsAffected(), sql)
+		}
+		rows, err := tx.Query(t.Context(), `
+			select coalesce(organization_id::text, ''), action, resource_type, resource_id, user_id::text, actor_role, old_values, new_values
+			from public.audit_logs where created_at >= now() order by id`)
+		require.NoError(t, err)
+		var organization string
+		var r record
+		_, err = pgx.ForEachRow(rows, []any{&organization, &r.Action, &r.Table, &r.ID, &r.User, &r.Role, &r.Old, &r.New}, func() error {
+			found[organization] = append(found[organization], r)
+			r = record{}
+			return nil
+		})
+		return err
+	}))
+	return found
+}
+
+// testMoved is what the log says of a row that comes to another organization: to the admins of each what theirs was, or is, and
+// nothing of the other's.
+func testMoved(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	novartis, pfizer := fixtures.Novartis.ID, fixtures.Pfizer.ID
+	agent, deleted, conversation, message := fixtures.NovartisAgent.ID, fixtures.DeletedAgent.ID, fixtures.AliceConversation.ID, fixtures.Messages[0].ID
+	const move = `update public.%s set %s where id = '%s'`
+	_, err := db.Owner.Exec(t.Context(), `update public.agents set system_prompt = 'Secret' where id = $1`, agent)
+	require.NoError(t, err)
+	var membership string
+	require.NoError(t, db.Owner.QueryRow(t.Context(), `select id::text from public.user_organizations where user_id = $1 and organization_id = $2`,
+		fixtures.Alice.ID, novartis).Scan(&membership))
+	for what, test := range map[string]struct {
+		table, id, set string
+		was, is        map[string]any // among all columns
+	}{
+		"an agent": {"agents", agent, fmt.Sprintf(`owner_organization_id = '%s', created_by = null, system_prompt = 'Clean'`, pfizer),
+			map[string]any{"owner_organization_id": novartis, "created_by": fixtures.Alice.ID, "system_prompt": "Secret", "name": fixtures.NovartisAgent.Name},
+			map[string]any{"owner_organization_id": pfizer, "created_by": nil, "system_prompt": "Clean", "name": fixtures.NovartisAgent.Name}},
+		"an agent that is deleted on its way": {"agents", agent, fmt.Sprintf(`owner_organization_id = '%s', created_by = null, system_prompt = 'Clean', deleted_at = '2001-02-03'`, pfizer),
+			map[string]any{"owner_organization_id": novartis, "deleted_at": nil},
+			map[string]any{"owner_organization_id": pfizer, "deleted_at": "2001-02-03T00:00:00+00:00"}},
+		"an agent that was deleted long ago": {"agents", deleted, fmt.Sprintf(`owner_organization_id = '%s', created_by = null`, pfizer),
+			map[string]any{"owner_organization_id": novartis}, map[string]any{"owner_organization_id": pfizer}},
+		"a membership": {"user_organizations", membership, fmt.Sprintf(`organization_id = '%s', role = 'viewer'`, pfizer),
+			map[string]any{"organization_id": novartis, "role": "member", "user_id": fixtures.Alice.ID},
+			map[string]any{"organization_id": pfizer, "role": "viewer", "user_id": fixtures.Alice.ID}},
+		"a conversation": {"conversations", conversation, fmt.Sprintf(`owner_organization_id = '%s', title = 'Clean'`, pfizer),
+			map[string]any{"owner_organization_id": novartis, "title": "(private)"}, map[string]any{"owner_organization_id": pfizer, "title": "(private)"}},
+		"a message": {"messages", message, fmt.Sprintf(`conversation_id = '%s', content = 'Clean'`, fixtures.BobConversation.ID),
+			map[string]any{"conversation_id": conversation, "content": "(private)"}, map[string]any{"conversation_id": fixtures.BobConversation.ID, "content": "(private)"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			found := logged(t, db, fmt.Sprintf(move, test.table, test.set, test.id))
+			require.Len(t, found, 2)
+			require.Len(t, found[novartis], 1)
+			require.Len(t, found[pfizer], 1)
+			was, is := found[novartis][0], found[pfizer][0]
+			require.Equal(t, []string{"UPDATE", test.table, test.id}, []string{was.Action, was.Table, was.ID})
+			require.Equal(t, []string{"UPDATE", test.table, test.id}, []string{is.Action, is.Table, is.ID})
+			require.Subset(t, was.Old, test.was)
+			require.Subset(t, is.New, test.is)
+			require.Nil(t, was.New)
+			require.Nil(t, is.Old)
+		})
+	}
+	t.Run("among others that stay, which have one row each", func(t *testing.T) {
+		found := logged(t, db,
+			fmt.Sprintf(`update public.agents set display_name = 'New', owner_organization_id = case id when '%s' then '%s' else owner_organization_id end,
+				created_by = null where id in ('%[1]s', '%[3]s')`, agent, pfizer, fixtures.NovartisDraft.ID))
+		require.Len(t, found[novartis], 2)
+		require.Len(t, found[pfizer], 1)
+	})
+	t.Run("what has no owner has one row", func(t *testing.T) {
+		found := logged(t, db, fmt.Sprintf(move, "users", `full_name = 'New'`, fixtures.Alice.ID))
+		require.Len(t, found[""], 1)
+		require.Equal(t, map[string]any{"full_name": "New"}, found[""][0].New)
+	})
+}
+
+// testCascade is that what is deleted with something else is in the log of the organization whose that was.
+func testCascade(t *testing.T) {
+	t.Parallel()
+	db := secured(t)
+	owners := map[string]string{}
+	for _, c := range fixtures.Conversations {
+		owners[c.ID] = c.After.Owner
+	}
+	t.Run("each in its organization's log", func(t *testing.T) {
+		found := logged(t, db, `delete from public.conversations`)
+		require.NotContains(t, found, "")
+		said := map[string]string{}
+		for organization, records := range found {
+			for _, r := range records {
+				require.Equal(t, "DELETE", r.Action)
+				said[r.Table+" "+r.ID] = organization
+			}
+		}
+		want := map[string]string{}
+		for id, owner := range owners {
+			want["conversations "+id] = owner
+		}
+		for _, m := range fixtures.Messages {
+			want["messages "+m.ID] = owners[m.ConversationID]
+		}
+		require.Equal(t, want, said)
+	})
+	t.Run("as it was when it was deleted", func(t *testing.T) {
+		conversation := fixtures.AliceConversation.ID
+		const remove = `delete from public.conversations where id = '%s'`
+		found := logged(t, db, fmt.Sprintf(remove, conversation),
+			fmt.Sprintf(`insert into public.conversations (id, user_id, owner_organization_id) values ('%s', '%s', '%s')`, conversation, fixtures.Bob.ID, fixtures.Pfizer.ID),
+			fmt.Sprintf(`insert into public.messages (conversation_id, role) values ('%s', 'user')`, conversation),
+			fmt.Sprintf(remove, conversation))
+		actions := map[string][]string{}
+		for organization, records := range found {
+			for _, r := range records {
+				actions[organization] = append(actions[organization], r.Action+" "+r.Table)
+			}
+		}
+		require.Equal(t, map[string][]string{
+			fixtures.Novartis.ID: {"DELETE conversations", "DELETE messages", "DELETE messages"},
+			fixtures.Pfizer.ID:   {"INSERT conversations", "INSERT messages", "DELETE conversations", "DELETE messages"},
+		}, actions)
+	})
+}
+
 func testAudit(t *testing.T) {
 	t.Parallel()
 	checklist.Proves(t, "success-criteria/security/audit-logging-captures-all-changes", "production-deployment/check-audit-logs")
@@ -312,12 +447,8 @@ func testAudit(t *testing.T) {
 				was, is := found[0], found[1]
 				require.Equal(t, []string{"UPDATE", draft.ID, "UPDATE", id}, []string{was.Action, was.ID, is.Action, is.ID})
 				require.Subset(t, was.Old, map[string]any{"id": draft.ID, "name": draft.Name, "created_by": alice, "deleted_at": nil})
-				nothing := map[string]any{}
-				for column := range was.Old {
-					nothing[column] = nil
-				}
-				require.Equal(t, nothing, was.New)
-				require.Equal(t, nothing, is.Old)
+				require.Nil(t, was.New)
+				require.Nil(t, is.Old)
 				was.Old["id"] = id
 				require.Equal(t, was.Old, is.New)
 			})
@@ -328,6 +459,8 @@ func testAudit(t *testing.T) {
 		})
 	}))
 
+	t.Run("another owner", testMoved)
+	t.Run("a conversation takes its messages with it", testCascade)
 	t.Run("the sign-in, and nothing about the person", func(t *testing.T) {
 		t.Parallel()
 		for said, want := range map[string]string{

@@ -81,6 +81,7 @@ func wantedIndexes() []definition {
 		{"idx_use_cases_owner_code", "CREATE UNIQUE INDEX idx_use_cases_owner_code ON public.use_cases USING btree (owner_organization_id, code) WHERE (deleted_at IS NULL)", codes},
 		{"idx_capabilities_owner_code", "CREATE UNIQUE INDEX idx_capabilities_owner_code ON public.capabilities USING btree (owner_organization_id, code) WHERE (deleted_at IS NULL)", codes},
 		{"idx_audit_logs_organization", "CREATE INDEX idx_audit_logs_organization ON ONLY public.audit_logs USING btree (organization_id, created_at DESC)", "an organization's history would be found by reading everybody's"},
+		{"idx_audit_logs_deleted_conversations", "CREATE INDEX idx_audit_logs_deleted_conversations ON ONLY public.audit_logs USING btree (resource_id) WHERE ((resource_type = 'conversations'::text) AND (action = 'DELETE'::text))", "a conversation's deletion would read the month's history for each of its messages"},
 		{"audit_logs_pkey", "CREATE UNIQUE INDEX audit_logs_pkey ON ONLY public.audit_logs USING btree (id, created_at)", "an entry could not be named"},
 
 		{"agents_tenant_id_idx", "CREATE INDEX agents_tenant_id_idx ON public.agents USING btree (tenant_id)", application},

@@ -689,6 +689,9 @@ create table if not exists public.audit_logs (
 create table if not exists audit.audit_logs_default partition of public.audit_logs default;
 
 create index if not exists idx_audit_logs_organization on public.audit_logs (organization_id, created_at desc);
+-- For audit.owner_of_deleted() in phase 4.
+create index if not exists idx_audit_logs_deleted_conversations on public.audit_logs (resource_id)
+    where resource_type = 'conversations' and action = 'DELETE';
 
 -- A partition for each of the months from now on, and for those that the default partition holds rows of: they move, for no
 -- month may be in two places. Returns how many it made. ATTACH, unlike PARTITION OF, lets everybody go on writing.

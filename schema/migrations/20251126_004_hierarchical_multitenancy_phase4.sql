@@ -734,6 +734,25 @@ begin
 end
 $$;
 
+-- A conversation takes its messages with it, and is gone when they are recorded. It has been recorded before them, in the same
+-- transaction: the triggers of a cascade come after those of what began it.
+create or replace function audit.owner_of_deleted(p_conversation_id text) returns uuid
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select l.organization_id
+        from public.audit_logs l
+        where l.resource_type = 'conversations'
+          and l.action = 'DELETE'
+          and l.resource_id = p_conversation_id
+          and l.created_at >= now()
+        order by l.id desc
+        limit 1
+    );
+end
+$$;
+
 -- One row for each row that a statement changed, of an update the changed columns only. The aliases are such as no
 -- column has: to_jsonb(alias) would mean the column. OFFSET 0 makes the planner convert a row once, and not wherever it is
 -- named. A row of which everything is shown is not taken apart for it.
@@ -765,7 +784,8 @@ begin
         insert into public.audit_logs (organization_id, user_id, actor_role, claims, action, resource_type, resource_id, old_values)
         select
             coalesce((c.before ->> owner_column)::uuid,
-                (select o.owner_organization_id from public.conversations o where o.id = (c.before ->> 'conversation_id')::uuid)),
+                (select o.owner_organization_id from public.conversations o where o.id = (c.before ->> 'conversation_id')::uuid),
+                audit.owner_of_deleted(c.before ->> 'conversation_id')),
             caller, acting, claims, tg_op, tg_table_name, c.before ->> 'id',
             case when columns is null then c.before else (
                 select jsonb_object_agg(v.key, audit.shown(v.key, v.value, columns)) from jsonb_each(c.before) as v) end
@@ -777,24 +797,26 @@ begin
             coalesce((changed.row ->> owner_column)::uuid,
                 (select o.owner_organization_id from public.conversations o where o.id = (changed.row ->> 'conversation_id')::uuid)),
             caller, acting, claims,
-            case when c.after ->> 'deleted_at' is not null and c.before ->> 'deleted_at' is null then 'SOFT_DELETE' else tg_op end,
+            case when c.after ->> 'deleted_at' is not null and c.before -> 'deleted_at' = 'null' then 'SOFT_DELETE' else tg_op end,
             tg_table_name, changed.row ->> 'id', changed.old_values, changed.new_values
         from (
-            -- A changed id makes two rows of one.
-            select to_jsonb(old__) as before, to_jsonb(new__) as after
-            from old_rows old__
-            full join new_rows new__ on new__.id = old__.id
-            offset 0
+            -- Another owner, or another id, makes two rows of one: each owner reads what its own was, or is.
+            select b.before, a.after
+            from (select old__.id, to_jsonb(old__) as before from old_rows old__ offset 0) as b
+            full join (select new__.id, to_jsonb(new__) as after from new_rows new__ offset 0) as a
+                on a.id = b.id
+                and coalesce(a.after ->> owner_column, a.after ->> 'conversation_id', '')
+                  = coalesce(b.before ->> owner_column, b.before ->> 'conversation_id', '')
         ) as c
         cross join lateral (
             select
                 coalesce(c.after, c.before) as row,
-                jsonb_object_agg(v.key, audit.shown(v.key, c.before -> v.key, columns)) as old_values,
-                jsonb_object_agg(v.key, audit.shown(v.key, c.after -> v.key, columns)) as new_values
+                jsonb_object_agg(v.key, audit.shown(v.key, c.before -> v.key, columns)) filter (where c.before is not null) as old_values,
+                jsonb_object_agg(v.key, audit.shown(v.key, c.after -> v.key, columns)) filter (where c.after is not null) as new_values
             from jsonb_each(coalesce(c.after, c.before)) as v
             where v.value is distinct from case when c.after is not null then c.before end -> v.key
         ) as changed
-        where changed.new_values is not null;
+        where coalesce(changed.new_values, changed.old_values) is not null;
     end if;
     return null;
 end
@@ -851,6 +873,8 @@ begin
                 'Trigger: what users cannot change: id, owner, creator, when it was made and deleted; and a scope that they may not give. Error: insufficient_privilege (42501).'),
             ('function', 'audit.claims()',
                 'Of the request''s claims those that tell which sign-in it was, and nothing about the person.'),
+            ('function', 'audit.owner_of_deleted(text)',
+                'The owner of a conversation that this transaction has deleted, from the audit log.'),
             ('function', 'audit.record()',
                 'Trigger: writes a row of the audit log for each row that a statement changed.'),
             ('function', 'audit.shown(text, jsonb, text[])',

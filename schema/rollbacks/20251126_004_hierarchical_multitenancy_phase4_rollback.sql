@@ -60,7 +60,7 @@ begin
     drop function public.soft_delete(text, uuid), authz.guard(), authz.may_share(public.sharing_scope_type, uuid),
         authz.visible_organizations(), authz.admin_organizations(), authz.writer_organizations(),
         authz.audiences(), authz.colleagues(), authz.own_conversations(),
-        audit.record(), audit.claims(), audit.shown(text, jsonb, text[]), audit.shown_columns(regclass, text);
+        audit.record(), audit.owner_of_deleted(text), audit.claims(), audit.shown(text, jsonb, text[]), audit.shown_columns(regclass, text);
 
     -- Every privilege that somebody else than the owner has, then those that were there before.
     for step in

@@ -474,6 +474,7 @@ with has (phase) as (
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace
       and (c.relname in ('organization_stats', 'audit_logs', 'audit_logs_id_seq', 'audit_logs_pkey', 'idx_audit_logs_organization',
+              'idx_audit_logs_deleted_conversations',
               'idx_organizations_slug', 'idx_organizations_one_platform', 'idx_organizations_shared_key', 'idx_organizations_id_type', 'idx_organizations_id_tenant',
               'idx_organizations_parent', 'idx_organizations_suspended', 'idx_agents_accessible', 'idx_agents_org_list',
               'idx_agents_knowledge_domains', 'idx_knowledge_documents_text', 'idx_conversations_user', 'idx_conversations_owner',
