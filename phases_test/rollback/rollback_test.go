@@ -1,13 +1,19 @@
 package rollback_test
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vital-health/tenancy/fixtures"
+	"github.com/vital-health/tenancy/helpers/actor"
+	"github.com/vital-health/tenancy/helpers/catalog"
 	"github.com/vital-health/tenancy/helpers/checklist"
 	"github.com/vital-health/tenancy/helpers/pgtest"
 	"github.com/vital-health/tenancy/helpers/phasetest"
@@ -93,6 +99,10 @@ func TestRollbackPhase4(t *testing.T) {
 	t.Run("Somebody's own policies and privileges", testOwnAccess)
 	t.Run("What was written meanwhile", testWrittenMeanwhile)
 	t.Run("Codes that two have", testSharedCodes)
+	t.Run("What was unshared meanwhile", testUnshared)
+	t.Run("What was dropped meanwhile", testDropped)
+	t.Run("Flags that are gone", testFlagsGone)
+	t.Run("What restricts others is restored, or nothing is", testRestrictive)
 	t.Run("A copy of the database", func(t *testing.T) {
 		t.Parallel()
 		// Every database of a test is a copy of one in which the migrations ran.
@@ -188,19 +198,183 @@ func testSharedCodes(t *testing.T) {
 	const insert = `insert into public.use_cases (code, title, owner_organization_id) values ('UC-TWICE', 'New', $1)`
 	phasetest.Exec(t, db, insert, fixtures.Novartis.ID)
 	phasetest.Exec(t, db, insert, fixtures.Pfizer.ID)
-	f, err := schema.Rollback(schema.Phase4)
-	require.NoError(t, err)
-	log, err := db.Run(t, f)
+	text := said(t, db)
+	require.Contains(t, text, "WARNING: not restored, because of rows that phase 4 allows: Key (code)=(UC-TWICE) is duplicated.")
+	require.Contains(t, text, "then run: alter table public.use_cases add constraint use_cases_code_key UNIQUE (code)")
+	require.Contains(t, text, "softly deleted, and rows like any other from now on: 2 rows of agents")
+	require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Alice), "Novartis RA Agent")
+	_, err := db.Owner.Exec(t.Context(), `insert into public.capabilities (code, name) values ('CAP-PFE-1', 'New')`)
+	require.ErrorContains(t, err, "capabilities_code_key", "what can be restored is")
+}
+
+// said rolls phase 4 back, and returns what the server said.
+func said(t *testing.T, db *pgtest.DB) string {
+	t.Helper()
+	log, err := db.Run(t, must(schema.Rollback(schema.Phase4)))
 	require.NoError(t, err)
 	var said []string
 	for _, step := range log.Steps {
 		said = append(said, step.Notices...)
 	}
-	text := strings.Join(said, "\n")
-	require.Contains(t, text, "WARNING: not restored, because of rows that phase 4 allows: Key (code)=(UC-TWICE) is duplicated.")
-	require.Contains(t, text, "then run: alter table public.use_cases add constraint use_cases_code_key UNIQUE (code)")
-	require.Contains(t, text, "softly deleted, and rows like any other from now on: 2 rows of agents")
-	require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Alice), "Novartis RA Agent")
-	_, err = db.Owner.Exec(t.Context(), `insert into public.capabilities (code, name) values ('CAP-PFE-1', 'New')`)
-	require.ErrorContains(t, err, "capabilities_code_key", "what can be restored is")
+	return strings.Join(said, "\n")
+}
+
+// Phase 4 goes by scopes, what was before it by flags, which nobody changes any more: what somebody has unshared in between, the
+// flags still share.
+func testUnshared(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase4, fixtures.World()...)
+	agent := fixtures.NovartisPublicAgent
+	// listed is what the query of docs/recovery.md lists.
+	listed := func() (rows []string) {
+		text, err := os.ReadFile("../../docs/recovery.md")
+		require.NoError(t, err)
+		block := regexp.MustCompile("(?s)```sql\n(select.*?)\\\\gexec\n```").FindSubmatch(text)
+		require.NotNil(t, block)
+		var query string
+		require.NoError(t, db.Owner.QueryRow(t.Context(), string(block[1])).Scan(&query))
+		found, err := db.Owner.Query(t.Context(), `select concat_ws(' ', table_name, id, by_scope, by_flags) from (`+query+`) as l`)
+		require.NoError(t, err)
+		rows, err = pgx.CollectRows(found, pgx.RowTo[string])
+		require.NoError(t, err)
+		return rows
+	}
+	// The platform has no tenant that its flags could share them with.
+	var before []string
+	for _, r := range []fixtures.Resource{fixtures.PlatformSharedAgent, fixtures.PlatformSharedDocument, fixtures.PlatformSharedPrompt} {
+		before = append(before, fmt.Sprintf("%s %s organization tenant", r.Table, r.ID))
+	}
+	require.ElementsMatch(t, before, listed())
+
+	require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Bob), agent.Name)
+	require.NoError(t, actor.User(fixtures.Adam.ID).Do(t, db, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `update public.agents set sharing_scope = 'organization' where id = $1`, agent.ID)
+		require.NoError(t, err)
+		return tx.Commit(t.Context())
+	}))
+	require.NotContains(t, phasetest.VisibleAgents(t, db, fixtures.Bob), agent.Name)
+	after := append(before, fmt.Sprintf("agents %s organization platform", agent.ID))
+	require.ElementsMatch(t, after, listed())
+
+	text := said(t, db)
+	counts := map[string]int{}
+	for _, row := range after {
+		table, _, _ := strings.Cut(row, " ")
+		counts[table]++
+	}
+	for table, count := range counts {
+		require.Contains(t, text, fmt.Sprintf("NOTICE: shared more widely by their flags than by their scope, and by their flags from now on: %d rows of %s", count, table))
+	}
+	require.Equal(t, len(counts), strings.Count(text, "shared more widely"), "of the other tables nothing: %s", text)
+	require.Contains(t, phasetest.VisibleAgents(t, db, fixtures.Bob), agent.Name, "the flags are as they were")
+}
+
+// What was dropped in phase 4 cannot be restored, and the rollback says so. All else is: the database is as if it had been dropped
+// in phase 3.
+func testDropped(t *testing.T) {
+	t.Parallel()
+	db, twin := pgtest.New(t, schema.Phase3, fixtures.World()...), pgtest.New(t, schema.Phase3, fixtures.World()...)
+	reader := db.Name + "_reader"
+	superuser := func(db *pgtest.DB, sql string) {
+		_, err := db.Superuser.Exec(context.WithoutCancel(t.Context()), fmt.Sprintf(sql, reader))
+		require.NoError(t, err, sql)
+	}
+	superuser(twin, `create role %s`)
+	t.Cleanup(func() { superuser(twin, `drop role if exists %s`) })
+	drop := func(db *pgtest.DB) {
+		for _, sql := range []string{
+			`drop function public.count_tenant_agents(uuid)`,
+			`drop table public.use_cases cascade`,
+			`drop schema private cascade`,
+			`drop view public.agent_names`,
+			`alter table public.workflows drop column definition`,
+			`alter table public.capabilities drop column code`,
+		} {
+			phasetest.Exec(t, db, sql)
+		}
+		superuser(db, `drop owned by %s`)
+	}
+	for _, db := range []*pgtest.DB{db, twin} {
+		for _, sql := range []string{
+			`grant select on public.agents to ` + reader,
+			`create policy of_a_reader on public.prompts to ` + reader + ` using (true)`,
+			`grant select (definition) on public.workflows to anon`,
+			`create schema private`,
+			`create function private.mine() returns boolean language sql return true`,
+			`create policy through_a_schema on public.prompts to authenticated using (private.mine())`,
+			`create policy through_a_table on public.prompts to authenticated using (exists (select from public.use_cases))`,
+			`create policy restricts on public.prompts as restrictive to authenticated using (name <> 'Hidden')`,
+			`alter table public.prompts enable row level security`,
+			`create view public.agent_names as select name from public.agents`,
+		} {
+			phasetest.Exec(t, db, sql)
+		}
+	}
+	drop(twin)
+	db.Migrate(t, schema.Phase4)
+	drop(db)
+	superuser(twin, `drop role %s`)
+
+	text := said(t, db)
+	for gone, statements := range map[string][]string{
+		`function public.count_tenant_agents(uuid) does not exist`: {`grant execute on routine public.count_tenant_agents(uuid) to public`},
+		`relation "public.use_cases" does not exist`: {
+			`grant SELECT on table public.use_cases to anon`,
+			`create policy through_a_table on public.prompts as permissive for all to authenticated using `,
+			`alter table public.use_cases disable row level security`,
+			`CREATE TRIGGER keep_scope_in_step BEFORE INSERT OR UPDATE ON public.use_cases `,
+			`alter table public.use_cases add constraint use_cases_code_key UNIQUE (code)`,
+		},
+		`schema "private" does not exist`:                            {`create policy through_a_schema on public.prompts `},
+		`relation "public.agent_names" does not exist`:               {`alter view public.agent_names reset (security_invoker)`},
+		`column "definition" of relation "workflows" does not exist`: {`grant SELECT (definition) on table public.workflows to anon`},
+		`column "code" named in key does not exist`:                  {`alter table public.capabilities add constraint capabilities_code_key UNIQUE (code)`},
+		`role "` + reader + `" does not exist`: {
+			`grant SELECT on table public.agents to ` + reader,
+			`create policy of_a_reader on public.prompts `,
+		},
+	} {
+		for _, statement := range statements {
+			require.Contains(t, text, "WARNING: not restored, because of what was dropped since: "+gone+". If it is wanted, make that again, then run: "+statement)
+		}
+	}
+	require.Empty(t, catalog.Diff(phasetest.Catalog(t, twin), phasetest.Catalog(t, db)))
+}
+
+// Where a policy takes from people what others give them, and cannot be restored, phase 4 stays: so it does where a trigger cannot
+// be that keeps scopes in step.
+func testRestrictive(t *testing.T) {
+	t.Parallel()
+	for what, test := range map[string]struct{ drop, problem string }{
+		"a function of it is gone":          {`drop function public.shown(text)`, "function public.shown(text) does not exist"},
+		"a table of it is gone":             {`drop table public.use_cases cascade`, `relation "public.use_cases" does not exist`},
+		"a column of it is gone":            {`alter table public.prompts drop column content`, `column "content" does not exist`},
+		"the function of a trigger is gone": {`drop function tenancy.keep_scope_in_step()`, "function tenancy.keep_scope_in_step() does not exist"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t, schema.Phase3, fixtures.World()...)
+			phasetest.Exec(t, db, `create function public.shown(text) returns boolean language sql return $1 <> 'Hidden'`)
+			phasetest.Exec(t, db, "create policy \"Not\nall\" on public.prompts as restrictive for select to authenticated"+
+				` using (public.shown(name) and content is not null and not exists (select from public.use_cases))`)
+			db.Migrate(t, schema.Phase4)
+			phasetest.Exec(t, db, test.drop)
+			phasetest.Refuses(t, db, must(schema.Rollback(schema.Phase4)), "not taken back, because what keeps rows from somebody cannot be restored: "+test.problem)
+			phasetest.Exec(t, db, `delete from tenancy.undo where phase = 4 and statement ~ 'create policy "Not|keep_scope_in_step'`)
+			db.Rollback(t, schema.Phase4)
+		})
+	}
+}
+
+// The flags that the old policies go by may be gone: that is no reason to stay in phase 4.
+func testFlagsGone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, schema.Phase4, fixtures.World()...)
+	phasetest.Exec(t, db, `alter table public.workflows drop column is_public`)
+	require.Contains(t, said(t, db), "WARNING: the flags of workflows are gone: ")
+	const write = `update public.workflows set name = name || '!'`
+	_, err := db.Owner.Exec(t.Context(), write)
+	require.ErrorContains(t, err, "is_public")
+	db.Migrate(t, schema.Phase1)
+	phasetest.Exec(t, db, write)
 }

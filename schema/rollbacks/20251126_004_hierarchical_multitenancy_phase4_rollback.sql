@@ -3,7 +3,7 @@
 -- Locks: ACCESS EXCLUSIVE on all tables for an instant, once nobody uses them (tenancy.lock_tables in phase 1), and for
 --        as long as the unique indexes on the codes of use_cases and capabilities take. All or nothing, in one transaction.
 --        From then on the database is as open as it was: to the old policies a row that was softly deleted is a row like
---        any other.
+--        any other, and who reads it is what its flags say, not its scope.
 
 \set ON_ERROR_STOP on
 
@@ -17,6 +17,7 @@ declare
     step record;
     detail text;
     hidden bigint;
+    unshared bigint;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('tenancy.migration', 0)) then
         raise exception 'another migration of this database is running'
@@ -40,6 +41,17 @@ begin
         if hidden > 0 then
             raise notice 'softly deleted, and rows like any other from now on: % rows of %', hidden, step.table_name;
         end if;
+        begin
+            execute format('select count(*) from public.%I r where tenancy.legacy_scope(r) < r.sharing_scope', step.table_name)
+                into unshared;
+            if unshared > 0 then
+                raise notice 'shared more widely by their flags than by their scope, and by their flags from now on: % rows of %',
+                    unshared, step.table_name;
+            end if;
+        exception when undefined_column then
+            raise warning 'the flags of % are gone: %. Run phase 1 again after this, which sees what is left of them: '
+                'until then nobody can write to it', step.table_name, sqlerrm;
+        end;
     end loop;
 
     call tenancy.lock_tables();
@@ -94,10 +106,24 @@ begin
     for step in select statement from tenancy.undo where phase = 4 order by id desc loop
         begin
             execute step.statement;
-        exception when unique_violation then
-            -- Two organizations use one code by now, which phase 4 allows. That must not shut the way back.
-            get stacked diagnostics detail = pg_exception_detail;
-            raise warning 'not restored, because of rows that phase 4 allows: %. Correct them, then run: %', detail, step.statement;
+        -- That must not shut the way back.
+        exception
+            when unique_violation then
+                -- Two organizations use one code by now, which phase 4 allows.
+                get stacked diagnostics detail = pg_exception_detail;
+                raise warning 'not restored, because of rows that phase 4 allows: %. Correct them, then run: %', detail, step.statement;
+            when undefined_table or undefined_column or undefined_function or undefined_object or invalid_schema_name then
+                -- Dropped since. Without most of it nobody sees more than he did in phase 3; but a restrictive policy takes
+                -- from people what the others give them, and a trigger keeps scopes in step, unless its table is gone.
+                if step.statement ~ '^create policy .* as restrictive for '
+                    or starts_with(step.statement, 'CREATE TRIGGER ') and sqlstate <> '42P01' then
+                    raise exception 'not taken back, because what keeps rows from somebody cannot be restored: %', sqlerrm
+                        using detail = step.statement,
+                            hint = 'Make again what it needs, or, if nobody needs it any more, delete the statement from tenancy.undo. '
+                                'Then run this again.';
+                end if;
+                raise warning 'not restored, because of what was dropped since: %. If it is wanted, make that again, then run: %',
+                    sqlerrm, step.statement;
         end;
     end loop;
     delete from tenancy.undo where phase = 4;
