@@ -533,9 +533,10 @@ begin
           and a.atttypid in ('text'::regtype, 'varchar'::regtype)
     ) then
         -- The newest first: which fits best, only the words of every document found would tell. What the caller may not
-        -- read is never parsed: it takes time, by which its words would tell themselves. So the index is asked for what it
-        -- knows exactly, words; for a phrase, what is left is asked (`is true`: the index is not). And a bitmap that does
-        -- not fit into work_mem has all rows of a page parsed: this is enough for a million pages.
+        -- read is never parsed: it takes time, by which its words would tell themselves. So the index is asked only for
+        -- what it knows exactly, words without negations if there is a phrase, and for the phrase what is left (`is true`:
+        -- the index is not). A bitmap that does not fit into work_mem has all rows of a page parsed: this is enough for a
+        -- million pages.
         create or replace function public.search_knowledge_documents(p_user_id uuid, p_query text, p_limit integer default null)
         returns setof public.knowledge_documents
         language plpgsql stable security definer
@@ -556,7 +557,7 @@ begin
             suspended := authz.suspended_organizations();
             exact := websearch_to_tsquery('pg_catalog.english', p_query);
             words := exact;
-            if exact::text ~ '<(-|\d+)>' then -- no word has these signs; a phrase that must not be there is no word's (T)
+            if exact::text ~ '<(-|\d+)>' then -- no word has these signs; T: there are negations only
                 words := nullif(regexp_replace(querytree(exact), '<(-|\d+)>', '&', 'g'), 'T')::tsquery;
             end if;
             return query
