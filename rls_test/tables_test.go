@@ -303,6 +303,33 @@ func testCascade(t *testing.T) {
 		}
 		require.Equal(t, want, said)
 	})
+	t.Run("found by the index, in no month but this", func(t *testing.T) {
+		for _, sql := range []string{
+			`insert into public.audit_logs (created_at, actor_role, action, resource_type) values ('2001-02-03', 'x', 'INSERT', 'x')`,
+			`select audit.make_partitions(1)`,
+			// With less, the planner reads all of it.
+			`insert into public.audit_logs (actor_role, action, resource_type, resource_id)
+				select 'x', case when n % 50 = 0 then 'DELETE' else 'UPDATE' end, 'conversations', gen_random_uuid() from generate_series(1, 20000) as n`,
+			`analyze public.audit_logs`,
+		} {
+			_, err := db.Owner.Exec(t.Context(), sql)
+			require.NoError(t, err)
+		}
+		require.NoError(t, actor.Service().Do(t, db, func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), `delete from public.conversations where id = $1`, fixtures.AliceConversation.ID)
+			require.NoError(t, err)
+			// How often it was scanned: the index, and all that there is of that month.
+			var now, then int
+			require.NoError(t, tx.QueryRow(t.Context(), `
+				select
+					(select sum(pg_stat_get_xact_numscans(i.inhrelid)) from pg_inherits i
+						where i.inhparent = 'public.idx_audit_logs_deleted_conversations'::regclass),
+					(select sum(pg_stat_get_xact_numscans(c.oid)) from pg_class c where c.relname ~ '^audit_logs_200102')`).Scan(&now, &then))
+			require.Positive(t, now)
+			require.Zero(t, then)
+			return nil
+		}))
+	})
 	t.Run("as it was when it was deleted", func(t *testing.T) {
 		conversation := fixtures.AliceConversation.ID
 		const remove = `delete from public.conversations where id = '%s'`
