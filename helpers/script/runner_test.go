@@ -243,12 +243,13 @@ func TestLocks(t *testing.T) {
 	t.Run("the run goes on when who looks on is gone, and the log says so", func(t *testing.T) {
 		t.Parallel()
 		log, err := script.Runner{Watch: true}.Run(t.Context(), connect(t, contested(t).Config(t, pgtest.OwnerRole)), file(`
-			select pg_terminate_backend(pid) from pg_stat_activity
+			begin;
+			select pg_terminate_backend(pid, 30000) from pg_stat_activity
 			where application_name like '%(watches ' || pg_backend_pid() || ')';
-			select pg_sleep(0.1);
-			insert into kept values (1);`))
+			insert into kept values (1);
+			commit;`))
 		require.NoError(t, err)
-		require.Equal(t, []string{"SELECT 1", "SELECT 1", "INSERT 0 1"}, tags(log.Steps))
+		require.Equal(t, []string{"BEGIN", "SELECT 1", "INSERT 0 1", "COMMIT"}, tags(log.Steps))
 		require.Error(t, log.WatchErr)
 	})
 }

@@ -132,7 +132,7 @@ func TestTrouble(t *testing.T) {
 		db, folder := pgtest.New(t, schema.Legacy), t.TempDir()
 		other := hold(t, db, "lock table public.agents in access share mode")
 		wait := start(t, command(t, db.URL(pgtest.OwnerRole), folder, "-phase", "phase1"))
-		until(t, folder, "  waits since ")
+		until(t, folder, "  behind pid ")
 		other.release(t)
 		require.NoError(t, wait())
 		_, text := log(t, folder)
