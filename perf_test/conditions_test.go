@@ -85,31 +85,43 @@ func TestPhase3Plans(t *testing.T) {
 		known[user] = look(t, databases[settled], user) // the rows are the same in all
 	}
 	var found shapes
+	judge := func(t *testing.T, c condition) {
+		s := begin(t, databases[c.of], c, known[c.caller])
+		for _, want := range plans() {
+			if want.own && s.caller != fixtures.Alice || want.analyzed && !c.of.settled {
+				continue
+			}
+			got := s.execute(t, want)
+			if c.of.settled && want.index != "" {
+				// Elsewhere the planner may take one of several ways.
+				found.add(want.name, c.name, got.plan.Shape())
+			}
+			if faults := want.faults(got, c.of.settled); len(faults) > 0 {
+				t.Error(want.failure(c.name, got, faults))
+			}
+		}
+	}
 	t.Run("a plan", func(t *testing.T) {
 		for _, c := range conditions {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				s := begin(t, databases[c.of], c, known[c.caller])
-				for _, want := range plans() {
-					if want.own && s.caller != fixtures.Alice || want.analyzed && !c.of.settled {
-						continue
-					}
-					got := s.execute(t, want)
-					if c.of.settled && want.index != "" {
-						// Elsewhere the planner may take one of several ways.
-						found.add(want.name, c.name, got.plan.Shape())
-					}
-					if faults := want.faults(got, c.of.settled); len(faults) > 0 {
-						t.Error(want.failure(c.name, got, faults))
-					}
-				}
+				judge(t, c)
 			})
 		}
 	})
 	if t.Failed() {
 		return
 	}
-	t.Run("the shapes are those that are written down", func(t *testing.T) { found.golden(t, databases[settled]) })
+	t.Run("the shapes are those that are written down", func(t *testing.T) {
+		if found.String() == "" { // it runs alone
+			for _, c := range conditions {
+				if c.of.settled {
+					judge(t, c)
+				}
+			}
+		}
+		found.golden(t, databases[settled])
+	})
 	t.Run("what makes a plan bad is found", func(t *testing.T) { mutated(t, databases[settled], known) })
 }
 
