@@ -144,8 +144,8 @@ $$;
 
 call tenancy.lock_tables();
 
--- Views and functions of other schemas that read the tables for API roles, past row level security, and that somebody has
--- looked at: phase 4 refuses any other.
+-- Views and functions of other schemas that read the tables for API roles, past row level security, and functions of others
+-- that triggers run, that somebody has looked at: phase 4 refuses any other.
 create table if not exists tenancy.trusted_object (
     identity text primary key,  -- as regclass or regprocedure prints it with an empty search_path
     reason text not null
@@ -500,7 +500,7 @@ begin
             ('table', 'tenancy.classified_table',
                 'The class of each table of public, which decides who may do what with its rows.'),
             ('table', 'tenancy.trusted_object',
-                'Views and functions in other schemas that read the tables for API roles, and that somebody has looked at: phase 4 refuses any other.'),
+                'Views and functions in other schemas that read the tables for API roles, and others'' functions that triggers run, that somebody has looked at: phase 4 refuses any other.'),
             ('table', 'tenancy.legacy_tenant',
                 'By which type and key a legacy row is one of the tenants.'),
             ('table', 'tenancy.organization_mapping',
