@@ -57,6 +57,8 @@ func testBothGenerations(t *testing.T) {
 				`insert into public.prompts (name, created_by) values ('x', $1)`, []any{fixtures.Root.ID}, derive(fixtures.QuarantineOrganizationID, private), ""},
 			"old: a public use case of nobody": {
 				`insert into public.use_cases (title) values ('x')`, nil, derive(fixtures.QuarantineOrganizationID, private), ""},
+			"old: a capability without an owner, by somebody of one organization": {
+				`insert into public.capabilities (name, created_by) values ('x', $1)`, []any{fixtures.Bob.ID}, derive(pfizer, private), ""},
 			"old: a workflow of an organization that is gone": {
 				`insert into public.workflows (name, tenant_id, created_by) values ('x', gen_random_uuid(), $1)`, []any{fixtures.Kim.ID}, derive(fixtures.KaiserPermanente.ID, private), "something else"},
 			"old: an agent that moves to Pfizer, shared with the tenant of Mayo Clinic before": {
