@@ -124,7 +124,7 @@ func testRefusals(t *testing.T) {
 			"phase 4 must run as the owner of the tables, and tenancy_owner does not own public.prompts"},
 		"a value that nobody else may have": {schema.Phase3, `create unique index prompts_name on public.prompts (name); create unique index prompts_own_name on public.prompts (owner_organization_id, name)`,
 			"by these unique indexes anybody finds out what others have: public.prompts_name"},
-		"nor with a value of which nobody else may have the like": {schema.Phase3, `alter table public.prompts add constraint prompts_name exclude (name with =)`,
+		"a value that excludes the like of it with others": {schema.Phase3, `alter table public.prompts add constraint prompts_name exclude (name with =)`,
 			"by these unique indexes anybody finds out what others have: public.prompts_name"},
 		"a view of somebody else, which phase 4 cannot close": {schema.Phase3, `
 			create view public.everything as select * from public.agents; revoke all on public.everything from anon; grant select on public.everything to authenticated`,
